@@ -1,0 +1,1 @@
+//! Bans heard of in, a plan for the kernel out.
