@@ -13,3 +13,4 @@ pub mod detect;
 pub mod duration;
 pub mod enforce;
 pub mod net;
+pub mod networks;

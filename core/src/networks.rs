@@ -1,0 +1,117 @@
+//! A set of networks that answers "is this address, or any of this network, in it?" quickly.
+//!
+//! Protected networks are asked about for every line of every log, so the set is kept as merged, sorted
+//! ranges of addresses and a look-up is one binary search.
+
+use std::net::IpAddr;
+
+use crate::net::Network;
+
+/// A set of networks, as merged ranges of addresses.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Networks {
+    v4: Vec<(u128, u128)>,
+    v6: Vec<(u128, u128)>,
+}
+
+impl Networks {
+    /// Whether the set holds nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.v4.is_empty() && self.v6.is_empty()
+    }
+
+    /// Whether the address lies in one of the networks; IPv4-mapped IPv6 counts as IPv4.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let bits = bits(address);
+        hit(self.family(address.is_ipv4()), bits, bits)
+    }
+
+    /// Whether the network shares any address with the set.
+    #[must_use]
+    pub fn overlaps(&self, network: &Network) -> bool {
+        hit(self.family(network.is_ipv4()), bits(network.address()), bits(network.last_address()))
+    }
+
+    fn family(&self, is_ipv4: bool) -> &[(u128, u128)] {
+        if is_ipv4 { &self.v4 } else { &self.v6 }
+    }
+}
+
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+/// Whether any range meets `first..=last`: the ranges don't touch, so the first that ends late enough decides.
+fn hit(ranges: &[(u128, u128)], first: u128, last: u128) -> bool {
+    let next = ranges.partition_point(|&(_, end)| end < first);
+    ranges.get(next).is_some_and(|&(start, _)| start <= last)
+}
+
+fn merged(mut ranges: Vec<(u128, u128)>) -> Vec<(u128, u128)> {
+    ranges.sort_unstable();
+    let mut merged: Vec<(u128, u128)> = Vec::with_capacity(ranges.len());
+    for (start, end) in ranges {
+        match merged.last_mut() {
+            Some(last) if start <= last.1.saturating_add(1) => last.1 = last.1.max(end),
+            _ => merged.push((start, end)),
+        }
+    }
+    merged
+}
+
+impl FromIterator<Network> for Networks {
+    fn from_iter<I: IntoIterator<Item = Network>>(networks: I) -> Self {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for network in networks {
+            let range = (bits(network.address()), bits(network.last_address()));
+            if network.is_ipv4() { v4.push(range) } else { v6.push(range) }
+        }
+        Self { v4: merged(v4), v6: merged(v6) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_address_is_found_in_its_family_only() {
+        let set: Networks =
+            ["10.0.0.0/8", "203.0.113.7/32", "fd00::/8"].iter().map(|text| text.parse().unwrap()).collect();
+        #[rustfmt::skip]
+        let table = [
+            ("10.255.255.255", true),  ("11.0.0.0", false),      ("203.0.113.7", true), ("203.0.113.8", false),
+            ("fd12::1", true),         ("::10.0.0.1", false),    ("::ffff:10.0.0.1", true), ("2001:db8::1", false),
+        ];
+        for (address, expect) in table {
+            assert_eq!(set.contains(address.parse().unwrap()), expect, "address {address}");
+        }
+        assert!(!Networks::default().contains("10.0.0.1".parse().unwrap()));
+    }
+
+    proptest! {
+        #[test]
+        fn the_set_agrees_with_asking_each_network(
+            networks in prop::collection::vec((0u32..4096, 20u8..=32), 0..20),
+            probe in (0u32..4096, 20u8..=32),
+        ) {
+            let network = |(bits, prefix)| Network::around(Ipv4Addr::from_bits(bits).into(), prefix);
+            let each: Vec<Network> = networks.into_iter().map(network).collect();
+            let set: Networks = each.iter().copied().collect();
+            let address = Ipv4Addr::from_bits(probe.0).into();
+            prop_assert_eq!(set.contains(address), each.iter().any(|net| net.contains(address)));
+            let probe = network(probe);
+            prop_assert_eq!(set.overlaps(&probe), each.iter().any(|net| net.overlaps(&probe)));
+        }
+    }
+}
