@@ -1,0 +1,184 @@
+//! `IPBan`: one source that every node drops.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{condition, schema};
+
+/// The source that is dropped, until when, and why.
+#[derive(Clone, CustomResource, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[kube(
+    group = "ipsentry.dev",
+    version = "v1alpha1",
+    kind = "IPBan",
+    plural = "ipbans",
+    shortname = "ban",
+    category = "ip-sentry",
+    status = "IPBanStatus",
+    derive = "PartialEq",
+    doc = "One source network whose packets every node of the cluster drops, on all ports, from the moment this object is stored until it expires or is deleted. The operator writes one when a ProbePolicy is triggered; write one yourself, with origin: Manual, to ban by hand. Deleting it lifts the ban on every node at once.",
+    selectable = ".spec.cidr",
+    selectable = ".spec.origin",
+    selectable = ".spec.policyRef.namespace",
+    selectable = ".spec.policyRef.name",
+    printcolumn(
+        name = "CIDR",
+        type_ = "string",
+        json_path = ".spec.cidr",
+        description = "The network that is dropped."
+    ),
+    printcolumn(
+        name = "Policy",
+        type_ = "string",
+        json_path = ".spec.policyRef.name",
+        description = "The ProbePolicy that earned it, empty for a ban made by hand."
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".spec.reason",
+        description = "The pattern that the source asked for, or what its author wrote."
+    ),
+    printcolumn(
+        name = "Hits",
+        type_ = "integer",
+        json_path = ".spec.evidence.hits",
+        description = "Hits counted when the ban was decided."
+    ),
+    printcolumn(
+        name = "Offence",
+        type_ = "integer",
+        json_path = ".spec.offence",
+        description = "The how-manieth ban of this source."
+    ),
+    printcolumn(
+        name = "Expires",
+        type_ = "string",
+        json_path = ".spec.expiresAt",
+        description = "When the ban ends, UTC; empty: when it is deleted."
+    ),
+    printcolumn(
+        name = "Namespace",
+        type_ = "string",
+        priority = 1,
+        json_path = ".spec.policyRef.namespace",
+        description = "The namespace of the ProbePolicy."
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp",
+        description = "Since when it is banned."
+    )
+)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {
+        "rule": "self.origin == 'Detected' ? has(self.expiresAt) && has(self.policyRef) : !has(self.policyRef) && !has(self.evidence) && !has(self.offence)",
+        "message": "policyRef, evidence and offence belong to a Detected ban: to make a detected ban yours, kubectl replace it",
+    },
+    {
+        "rule": "self.origin == oldSelf.origin || self.origin == 'Manual'",
+        "message": "a Manual ban never becomes Detected",
+    },
+]))]
+pub struct IPBanSpec {
+    /// The network to drop, as a canonical CIDR with its prefix length: `203.0.113.7/32`, `203.0.113.0/24`,
+    /// `2001:db8::/64`. Not wider than /16 (IPv4) or /32 (IPv6), unicast, and outside of every network that
+    /// ProtectedNetworks lists. Immutable. The object's name follows from it: the address alone for a single
+    /// IPv4 address (`203.0.113.7`), else the CIDR with `-` for `/` and `:` (`203.0.113.0-24`, `2001-db8---64`).
+    #[schemars(schema_with = "schema::source")]
+    pub cidr: String,
+    /// Who decided the ban: `Detected` (the operator, from a log; nobody else may write these) or `Manual`
+    /// (you). A Detected ban can be made Manual by `kubectl replace`, never the other way round.
+    pub origin: Origin,
+    /// When the ban ends, in UTC and whole seconds: `2026-11-22T10:00:00Z`. Every node ends it by itself at that
+    /// time, with the operator down too. Absent: it lasts until it is deleted (Manual only). May be changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::utc_seconds")]
+    pub expires_at: Option<Time>,
+    /// Why: the pattern that was asked for, or your own words. At most 256 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "reason")]
+    pub reason: Option<String>,
+    /// The ProbePolicy whose count was reached. Detected bans only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_ref: Option<PolicyRef>,
+    /// The how-manieth ban of this source this is, over all policies; 1 is the first. Detected bans only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "offence")]
+    pub offence: Option<i32>,
+    /// What was seen. Detected bans only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
+}
+
+/// Who decided a ban.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum Origin {
+    /// The operator, from a gateway's log.
+    Detected,
+    /// A person, or Git.
+    Manual,
+}
+
+/// The `ProbePolicy` that a ban comes from.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct PolicyRef {
+    /// Its namespace.
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: String,
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// What was seen of a source when it was banned. Never holds query strings.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Evidence {
+    /// Hits counted in the window.
+    #[schemars(schema_with = "hits")]
+    pub hits: i32,
+    /// The log's time of the first of them.
+    pub first_seen: Time,
+    /// The log's time of the last of them. The ban lasts from here on.
+    pub last_seen: Time,
+    /// At most three of the requests, without their query strings: `GET /wp-admin/ 404`.
+    #[serde(default)]
+    #[schemars(schema_with = "samples")]
+    pub samples: Vec<String>,
+}
+
+/// What the operator says of a ban, written only where the ban is not enforced.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct IPBanStatus {
+    /// `Enforced=False` with reason `Expired` (it ran out and, not being the operator's own, was left for its
+    /// author to delete) or `Protected` (it overlaps a protected network).
+    #[serde(default)]
+    #[schemars(schema_with = "condition::schema")]
+    pub conditions: Vec<Condition>,
+}
+
+fn reason(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "string", "maxLength": 256})
+}
+
+fn offence(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "integer", "format": "int32", "minimum": 1})
+}
+
+fn hits(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "integer", "format": "int32", "minimum": 0})
+}
+
+fn samples(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "array",
+        "maxItems": 3,
+        "x-kubernetes-list-type": "atomic",
+        "items": {"type": "string", "maxLength": 256},
+    })
+}

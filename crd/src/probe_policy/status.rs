@@ -1,0 +1,54 @@
+//! What the operator says of a policy.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::condition;
+
+/// Whether the policy works, and what it counted. Written by the operator, at most every 30 seconds unless a
+/// condition changes.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProbePolicyStatus {
+    /// `Accepted`: the policy as written is in force. `ResolvedRefs`: its targets exist and have pods.
+    /// `LogsStreaming`: their logs can be read. `LogsParsed`: the lines have the policy's format.
+    /// `ClientIPPreserved`: the log shows the clients' own addresses, not those of nodes or proxies.
+    #[serde(default)]
+    #[schemars(schema_with = "condition::schema")]
+    pub conditions: Vec<Condition>,
+    /// Containers whose logs are being read.
+    #[serde(default)]
+    pub streams: i32,
+    /// Since when the counters below count: they start anew with the operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counters_since: Option<Time>,
+    /// Lines read.
+    #[serde(default)]
+    pub lines: i64,
+    /// Lines of them that had the policy's format.
+    #[serde(default)]
+    pub parsed: i64,
+    /// Requests that matched and counted.
+    #[serde(default)]
+    pub hits: i64,
+    /// Sources that earned a ban; in mode Shadow they were let go.
+    #[serde(default)]
+    pub bans: i64,
+    /// The last of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_ban: Option<LastBan>,
+}
+
+/// The last source that earned a ban.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub struct LastBan {
+    /// Its network.
+    pub cidr: String,
+    /// The log's time of its last hit.
+    pub at: Time,
+    /// The pattern that it asked for.
+    pub reason: String,
+    /// Whether it was banned, or in mode Shadow let go.
+    pub enforced: bool,
+}

@@ -1,0 +1,112 @@
+//! Pieces of schema that several kinds share: networks, durations, timestamps, patterns, conditions.
+//!
+//! Each rule and its message was accepted by a real API server; a rule is guarded so that text which an
+//! earlier rule refuses never ends in a type error that hides the message.
+
+use schemars::{Schema, SchemaGenerator, json_schema};
+use serde_json::json;
+
+/// A GEP-2257 duration; the bounds are the caller's `x-kubernetes-validations`.
+const DURATION: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
+
+/// A canonical network of any width.
+pub(crate) fn network(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "minLength": 4,
+        "maxLength": 43,
+        "x-kubernetes-validations": [
+            {
+                "rule": "isCIDR(self)",
+                "message": "must be a CIDR such as 203.0.113.0/24 or 2001:db8::/32",
+                "messageExpression": "isIP(self) ? 'write the prefix length too: ' + self + (ip(self).family() == 4 ? '/32' : '/128') : 'must be a CIDR such as 203.0.113.0/24 or 2001:db8::/32'",
+            },
+            {
+                "rule": "!isCIDR(self) || string(cidr(self).masked()) == self",
+                "message": "not canonical",
+                "messageExpression": "isCIDR(self) ? 'not canonical, write %s'.format([string(cidr(self).masked())]) : 'not a CIDR'",
+            },
+        ],
+    })
+}
+
+/// A list of canonical networks, at most `max` of them.
+pub(crate) fn networks(generator: &mut SchemaGenerator, max: u32) -> Schema {
+    let items = network(generator);
+    json_schema!({
+        "type": "array",
+        "maxItems": max,
+        "x-kubernetes-list-type": "atomic",
+        "items": items,
+    })
+}
+
+/// A network that may be banned, fixed once written.
+pub(crate) fn source(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = network(generator);
+    schema.insert("minLength".into(), json!(9));
+    let more = [
+        json!({
+            "rule": "!isCIDR(self) || cidr(self).prefixLength() >= (cidr(self).ip().family() == 4 ? 16 : 32)",
+            "message": "not wider than /16 (IPv4) or /32 (IPv6)",
+        }),
+        json!({
+            "rule": "!isCIDR(self) || cidr(self).ip().isGlobalUnicast()",
+            "message": "loopback, link-local, multicast, broadcast and unspecified addresses are never banned",
+        }),
+        json!({"rule": "self == oldSelf", "message": "cidr is immutable: delete this ban and create another"}),
+    ];
+    if let Some(rules) = schema.get_mut("x-kubernetes-validations").and_then(serde_json::Value::as_array_mut)
+    {
+        rules.extend(more);
+    }
+    schema
+}
+
+/// A duration between `min` and `max`, with the message that names both.
+pub(crate) fn duration(field: &str, min: &str, max: &str) -> Schema {
+    json_schema!({
+        "type": "string",
+        "maxLength": 32,
+        "pattern": DURATION,
+        "x-kubernetes-validations": [{
+            "rule": format!("!self.matches('{DURATION}') || (duration(self) >= duration('{min}') && duration(self) <= duration('{max}'))"),
+            "message": format!("{field} is a duration from {min} to {max}, such as 90s, 2m or 24h"),
+        }],
+    })
+}
+
+/// A point in time in UTC and whole seconds.
+///
+/// `format: date-time` alone would take `…00,5Z`, `+25:00`, lower case and fractions.
+pub(crate) fn utc_seconds(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "format": "date-time",
+        "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$",
+    })
+}
+
+/// A list of at most 64 patterns that RE2 compiles and that don't match the empty path.
+pub(crate) fn patterns(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 64,
+        "x-kubernetes-list-type": "atomic",
+        "items": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 512,
+            "x-kubernetes-validations": [{
+                "rule": "!''.matches(self)",
+                "message": "a pattern must compile as RE2 and must not match the empty path",
+            }],
+        },
+    })
+}
+
+/// A network in an object that the operator alone writes: rules on each of a thousand entries would cost
+/// more than the API server grants a CRD.
+pub(crate) fn plain_network(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "maxLength": 43})
+}
