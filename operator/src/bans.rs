@@ -1,0 +1,310 @@
+//! The bans that exist, as every replica hears of them.
+//!
+//! Owns the table of bans by name. The watch of `IPBan`s comes in; out goes, by [`Bans::changed`], that the
+//! table changed, and what [`Bans::due`] and the publisher ask of it. An object that can't be read costs
+//! only itself.
+
+use std::collections::HashMap;
+
+use ip_sentry_core::net::{Network, Source};
+use ip_sentry_crd::{
+    IPBan, MANAGED_BY, MANAGED_BY_LABEL, TTL_FINALIZER,
+    ip_ban::{Origin, PolicyRef},
+};
+use jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt as _;
+
+/// How much later than the stored time of a deletion a line must be stamped to count again.
+///
+/// `deletionTimestamp` has whole seconds, cut off; the clocks of the nodes differ by little more.
+pub const DELETION_SLACK: SignedDuration = SignedDuration::from_secs(2);
+
+/// One ban, as far as the operator needs it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Ban {
+    /// The object's name.
+    pub name: String,
+    /// The object's identity, for preconditions.
+    pub uid: String,
+    /// The version that was read, for preconditions.
+    pub resource_version: String,
+    /// The banned network.
+    pub source: Source,
+    /// Who decided it.
+    pub origin: Origin,
+    /// When it ends; `None`: when it is deleted.
+    pub expires_at: Option<Timestamp>,
+    /// The policy it comes from.
+    pub policy: Option<PolicyRef>,
+    /// The how-manieth ban of the source.
+    pub offence: Option<i32>,
+    /// Since when it is being deleted; it is not enforced any more.
+    pub deleting_since: Option<Timestamp>,
+    /// Whether our finalizer holds it.
+    pub has_finalizer: bool,
+    /// Whether ip-sentry made it: the operator deletes nothing else.
+    pub is_managed: bool,
+    /// The reason for which its status says that it is not enforced.
+    pub unenforced: Option<String>,
+}
+
+/// Why an `IPBan` can't be used.
+#[derive(Debug, thiserror::Error)]
+#[error("spec.cidr {cidr:?} of IPBan {name:?} can't be banned: {source}")]
+pub struct UnusableBan {
+    name: String,
+    cidr: String,
+    source: ip_sentry_core::net::SourceError,
+}
+
+impl Ban {
+    /// What `object` says.
+    pub fn read(object: &IPBan) -> Result<Self, UnusableBan> {
+        let name = object.name_any();
+        let source = object
+            .spec
+            .cidr
+            .parse()
+            .map_err(|source| UnusableBan { name: name.clone(), cidr: object.spec.cidr.clone(), source })?;
+        let unenforced = object.status.as_ref().and_then(|status| {
+            let condition = status.conditions.iter().find(|condition| condition.type_ == "Enforced")?;
+            (condition.status == "False").then(|| condition.reason.clone())
+        });
+        Ok(Self {
+            name,
+            uid: object.uid().unwrap_or_default(),
+            resource_version: object.resource_version().unwrap_or_default(),
+            source,
+            origin: object.spec.origin,
+            expires_at: object.spec.expires_at.as_ref().map(|time| time.0),
+            policy: object.spec.policy_ref.clone(),
+            offence: object.spec.offence,
+            deleting_since: object.meta().deletion_timestamp.as_ref().map(|time| time.0),
+            has_finalizer: object.finalizers().iter().any(|finalizer| finalizer == TTL_FINALIZER),
+            is_managed: object.labels().get(MANAGED_BY_LABEL).is_some_and(|value| value == MANAGED_BY),
+            unenforced,
+        })
+    }
+
+    /// Whether nodes enforce it at `now`.
+    #[must_use]
+    pub fn is_active(&self, now: Timestamp) -> bool {
+        self.deleting_since.is_none() && self.expires_at.is_none_or(|end| end > now)
+    }
+
+    /// When somebody lifted it: it was deleted before its time was over.
+    ///
+    /// The operator itself deletes a ban only [`EXPIRY_GRACE`] after its end, so its own deletions never
+    /// count as lifting.
+    #[must_use]
+    pub fn lifted_at(&self) -> Option<Timestamp> {
+        self.deleting_since.filter(|&deleted| self.expires_at.is_none_or(|end| deleted < end))
+    }
+}
+
+/// How long after its end the operator deletes a ban, so that its deletion is told from one by hand.
+pub const EXPIRY_GRACE: SignedDuration = SignedDuration::from_secs(1);
+
+/// What is to be done about a ban.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Due {
+    /// It is over: delete the object.
+    Delete(Ended),
+    /// It is being deleted: write down how it ended, then let it go.
+    Release,
+    /// It is not ours to delete: say in its status that it is not enforced.
+    Disown(Ended),
+}
+
+/// Why a ban is over.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ended {
+    /// Its time ran out.
+    Expired,
+    /// Its network became protected, or its policy excepts it now.
+    Protected,
+}
+
+impl Ended {
+    /// The condition's reason.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Expired => "Expired",
+            Self::Protected => "Protected",
+        }
+    }
+}
+
+/// What is to be done about `ban` at `now`, if anything; `is_protected` says what may not be banned.
+#[must_use]
+pub fn due(ban: &Ban, now: Timestamp, is_protected: impl FnOnce(&Ban) -> bool) -> Option<Due> {
+    if ban.deleting_since.is_some() {
+        return ban.has_finalizer.then_some(Due::Release);
+    }
+    let expired = ban.expires_at.is_some_and(|end| end + EXPIRY_GRACE <= now);
+    let ended = if expired {
+        Ended::Expired
+    } else if is_protected(ban) {
+        Ended::Protected
+    } else {
+        return None;
+    };
+    if ban.is_managed {
+        Some(Due::Delete(ended))
+    } else {
+        (ban.unenforced.as_deref() != Some(ended.reason())).then_some(Due::Disown(ended))
+    }
+}
+
+/// All bans, by name.
+#[derive(Debug, Default)]
+pub struct Bans {
+    by_name: HashMap<String, Ban>,
+    /// Names seen in a list that is not complete yet.
+    listing: Option<HashMap<String, Ban>>,
+    synced: bool,
+}
+
+impl Bans {
+    /// A list begins: what it does not name is gone when it is done.
+    pub fn list_begins(&mut self) {
+        self.listing = Some(HashMap::new());
+    }
+
+    /// One object of the list.
+    pub fn listed(&mut self, ban: Ban) {
+        self.listing.get_or_insert_default().insert(ban.name.clone(), ban);
+    }
+
+    /// The list is complete. Returns the bans that went meanwhile.
+    pub fn list_done(&mut self) -> Vec<Ban> {
+        let listed = self.listing.take().unwrap_or_default();
+        let before = std::mem::replace(&mut self.by_name, listed);
+        self.synced = true;
+        before.into_values().filter(|ban| !self.by_name.contains_key(&ban.name)).collect()
+    }
+
+    /// An object came or changed.
+    pub fn applied(&mut self, ban: Ban) {
+        self.by_name.insert(ban.name.clone(), ban);
+    }
+
+    /// An object went. Returns what it last was.
+    pub fn deleted(&mut self, name: &str) -> Option<Ban> {
+        self.by_name.remove(name)
+    }
+
+    /// Whether the first list is complete.
+    #[must_use]
+    pub fn is_synced(&self) -> bool {
+        self.synced
+    }
+
+    /// The ban of that name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Ban> {
+        self.by_name.get(name)
+    }
+
+    /// Every ban.
+    pub fn iter(&self) -> impl Iterator<Item = &Ban> {
+        self.by_name.values()
+    }
+
+    /// The ban that is enforced on exactly this source, whatever its name.
+    #[must_use]
+    pub fn active(&self, source: Source, now: Timestamp) -> Option<&Ban> {
+        let name = source.ban_name();
+        [name.clone(), detected_name(&name)]
+            .iter()
+            .filter_map(|name| self.by_name.get(name))
+            .find(|ban| ban.source == source && ban.is_active(now))
+    }
+
+    /// How many are enforced on some source that overlaps `network`.
+    #[must_use]
+    pub fn overlapping(&self, network: &Network, now: Timestamp) -> usize {
+        self.iter().filter(|ban| ban.is_active(now) && ban.source.network().overlaps(network)).count()
+    }
+}
+
+/// The name beside a foreign object that holds the ban's own name and has expired.
+#[must_use]
+pub fn detected_name(name: &str) -> String {
+    format!("{name}.detected")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn ban() -> Ban {
+        Ban {
+            name: "203.0.113.7".into(),
+            uid: "u".into(),
+            resource_version: "1".into(),
+            source: "203.0.113.7/32".parse().unwrap(),
+            origin: Origin::Detected,
+            expires_at: Some(at(100)),
+            policy: None,
+            offence: Some(1),
+            deleting_since: None,
+            has_finalizer: true,
+            is_managed: true,
+            unenforced: None,
+        }
+    }
+
+    #[test]
+    fn only_its_own_bans_are_deleted_and_only_once_they_are_over() {
+        let foreign = Ban { is_managed: false, has_finalizer: false, origin: Origin::Manual, ..ban() };
+        let told = Ban { unenforced: Some("Expired".into()), ..foreign.clone() };
+        let lifted = Ban { deleting_since: Some(at(50)), ..ban() };
+        let stuck = Ban { has_finalizer: false, ..lifted.clone() };
+        let forever = Ban { expires_at: None, ..ban() };
+        #[rustfmt::skip]
+        let table = [
+            // ban             now  protected  expect
+            (ban(),            100, false,     None),
+            (ban(),            101, false,     Some(Due::Delete(Ended::Expired))),
+            (ban(),            50,  true,      Some(Due::Delete(Ended::Protected))),
+            (foreign.clone(),  101, false,     Some(Due::Disown(Ended::Expired))),
+            (foreign,          50,  true,      Some(Due::Disown(Ended::Protected))),
+            (told,             101, false,     None),
+            (lifted,           60,  false,     Some(Due::Release)),
+            (stuck,            60,  false,     None),
+            (forever,          1_000_000, false, None),
+        ];
+        for (ban, now, protected, expect) in table {
+            assert_eq!(due(&ban, at(now), |_| protected), expect, "{ban:?} at {now}");
+        }
+    }
+
+    #[test]
+    fn a_deletion_before_the_end_is_a_lifting_and_the_operators_own_never_is() {
+        assert_eq!(Ban { deleting_since: Some(at(99)), ..ban() }.lifted_at(), Some(at(99)));
+        assert_eq!(Ban { deleting_since: Some(at(101)), ..ban() }.lifted_at(), None);
+        assert_eq!(ban().lifted_at(), None);
+        let manual = Ban { expires_at: None, deleting_since: Some(at(5)), ..ban() };
+        assert_eq!(manual.lifted_at(), Some(at(5)));
+    }
+
+    #[test]
+    fn a_list_forgets_what_it_does_not_name_only_when_it_is_done() {
+        let mut bans = Bans::default();
+        bans.applied(ban());
+        bans.list_begins();
+        bans.listed(Ban { name: "203.0.113.8".into(), ..ban() });
+        assert!(bans.get("203.0.113.7").is_some());
+        assert!(!bans.is_synced());
+        let gone = bans.list_done();
+        assert_eq!(gone.len(), 1);
+        assert!(bans.get("203.0.113.7").is_none() && bans.get("203.0.113.8").is_some());
+        assert!(bans.is_synced());
+    }
+}
