@@ -8,7 +8,9 @@ pub struct GatewayDuration(Duration);
 
 /// Why a text is no [`GatewayDuration`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("a duration is one to four of a number of at most five digits and h, m, s or ms, such as 90s or 1h30m")]
+#[error(
+    "a duration is one to four of a number of at most five digits and h, m, s or ms, such as 90s or 1h30m"
+)]
 pub struct DurationError;
 
 impl GatewayDuration {
@@ -51,12 +53,19 @@ impl FromStr for GatewayDuration {
 impl fmt::Display for GatewayDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_millis();
-        let parts =
-            [(millis / 3_600_000, "h"), (millis / 60_000 % 60, "m"), (millis / 1_000 % 60, "s"), (millis % 1_000, "ms")];
+        let parts = [
+            (millis / 3_600_000, "h"),
+            (millis / 60_000 % 60, "m"),
+            (millis / 1_000 % 60, "s"),
+            (millis % 1_000, "ms"),
+        ];
         if millis == 0 {
             return f.write_str("0s");
         }
-        parts.iter().filter(|(number, _)| *number > 0).try_for_each(|(number, unit)| write!(f, "{number}{unit}"))
+        parts
+            .iter()
+            .filter(|(number, _)| *number > 0)
+            .try_for_each(|(number, unit)| write!(f, "{number}{unit}"))
     }
 }
 

@@ -288,7 +288,8 @@ mod tests {
             ("::1/128",               Err("loopback, link-local, multicast, broadcast and unspecified addresses are never banned")),
         ];
         for (given, expect) in table {
-            let got = given.parse::<Source>().map(|source| source.ban_name()).map_err(|error| error.to_string());
+            let got =
+                given.parse::<Source>().map(|source| source.ban_name()).map_err(|error| error.to_string());
             assert_eq!(got.as_deref().map_err(String::as_str), expect, "given {given}");
         }
     }
