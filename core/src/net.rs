@@ -83,6 +83,10 @@ impl Network {
         self.0.prefix_len()
     }
 
+    pub(crate) fn as_ip_net(&self) -> IpNet {
+        self.0
+    }
+
     /// Whether this is an IPv4 network.
     #[must_use]
     pub fn is_ipv4(&self) -> bool {

@@ -5,6 +5,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use crate::net::Network;
 
 /// A set of networks, as merged ranges of addresses.
@@ -76,6 +78,37 @@ impl FromIterator<Network> for Networks {
     }
 }
 
+/// The fewest networks that cover the same addresses, and more where that would still be over `max`.
+///
+/// What is too much is covered by wider networks, never left out: to protect a neighbour too is harmless, to
+/// forget a node is not. Says whether it came to that. A `max` of 512 or more is always kept: nothing grows
+/// wider than a /8.
+#[must_use]
+pub fn aggregate(networks: &[Network], max: usize) -> (Vec<Network>, bool) {
+    /// By how many bits networks grow at a time, and the widest that a growing one becomes.
+    const STEP: u8 = 4;
+    const WIDEST: u8 = 8;
+    let mut networks: Vec<Network> = smallest_cover(networks);
+    let mut widened = false;
+    let mut prefix = 128;
+    while networks.len() > max && prefix > WIDEST {
+        prefix -= STEP;
+        widened = true;
+        // A step touches only what is narrower than it: single addresses first, in both families.
+        let wider = |network: &Network| {
+            let bits = if network.is_ipv4() { prefix.saturating_sub(96).max(WIDEST) } else { prefix };
+            Network::around(network.address(), network.prefix().min(bits))
+        };
+        networks = smallest_cover(&networks.iter().map(wider).collect::<Vec<_>>());
+    }
+    (networks, widened)
+}
+
+fn smallest_cover(networks: &[Network]) -> Vec<Network> {
+    let nets: Vec<IpNet> = networks.iter().map(Network::as_ip_net).collect();
+    IpNet::aggregate(&nets).into_iter().map(|net| Network::around(net.addr(), net.prefix_len())).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
@@ -100,6 +133,20 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn an_aggregate_is_short_and_covers_everything(bits in prop::collection::vec(any::<u32>(), 0..200), max in 16usize..40) {
+            let each: Vec<Network> =
+                bits.iter().map(|&bits| Network::host(Ipv4Addr::from_bits(bits & 0x0fff_ffff).into())).collect();
+            let (short, widened) = aggregate(&each, max);
+            prop_assert!(short.len() <= max);
+            let set: Networks = short.iter().copied().collect();
+            prop_assert!(each.iter().all(|network| set.contains(network.address())));
+            if !widened {
+                let exact: Networks = each.iter().copied().collect();
+                prop_assert_eq!(set, exact);
+            }
+        }
+
         #[test]
         fn the_set_agrees_with_asking_each_network(
             networks in prop::collection::vec((0u32..4096, 20u8..=32), 0..20),

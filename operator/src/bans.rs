@@ -12,7 +12,7 @@ use ip_sentry_crd::{
     ip_ban::{Origin, PolicyRef},
 };
 use jiff::{SignedDuration, Timestamp};
-use kube::ResourceExt as _;
+use kube::{Resource as _, ResourceExt as _};
 
 /// How much later than the stored time of a deletion a line must be stamped to count again.
 ///
@@ -61,11 +61,11 @@ impl Ban {
     /// What `object` says.
     pub fn read(object: &IPBan) -> Result<Self, UnusableBan> {
         let name = object.name_any();
-        let source = object
-            .spec
-            .cidr
-            .parse()
-            .map_err(|source| UnusableBan { name: name.clone(), cidr: object.spec.cidr.clone(), source })?;
+        let source = object.spec.cidr.parse().map_err(|source| UnusableBan {
+            name: name.clone(),
+            cidr: object.spec.cidr.clone(),
+            source,
+        })?;
         let unenforced = object.status.as_ref().and_then(|status| {
             let condition = status.conditions.iter().find(|condition| condition.type_ == "Enforced")?;
             (condition.status == "False").then(|| condition.reason.clone())

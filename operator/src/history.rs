@@ -155,19 +155,18 @@ impl History {
 
     /// Sources that were lifted by hand after `since`.
     pub fn lifted_since(&self, since: Timestamp) -> impl Iterator<Item = (Source, Timestamp)> {
-        self.sources
-            .iter()
-            .filter_map(move |(&source, memory)| memory.lifted_at.filter(|&at| at > since).map(|at| (source, at)))
+        self.sources.iter().filter_map(move |(&source, memory)| {
+            memory.lifted_at.filter(|&at| at > since).map(|at| (source, at))
+        })
     }
 }
 
 /// The shard of a source: FNV-1a of its text, so that every version of the operator agrees.
 #[must_use]
 pub fn shard_of(source: Source) -> usize {
-    let hash = source
-        .to_string()
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = source.to_string().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     usize::try_from(hash % SHARDS as u64).unwrap_or_default()
 }
 
@@ -214,9 +213,13 @@ mod tests {
     #[test]
     fn a_full_shard_forgets_whose_ban_ended_longest_ago() {
         let mut history = History::default();
-        let in_shard_0 = (0u32..).map(|bits| Source::of(std::net::Ipv4Addr::from_bits(0x0b00_0000 + bits).into(), 64));
-        let sources: Vec<Source> =
-            in_shard_0.filter_map(Result::ok).filter(|&source| shard_of(source) == 0).take(SHARD_CAPACITY + 2).collect();
+        let in_shard_0 =
+            (0u32..).map(|bits| Source::of(std::net::Ipv4Addr::from_bits(0x0b00_0000 + bits).into(), 64));
+        let sources: Vec<Source> = in_shard_0
+            .filter_map(Result::ok)
+            .filter(|&source| shard_of(source) == 0)
+            .take(SHARD_CAPACITY + 2)
+            .collect();
         for (index, &source) in sources.iter().enumerate() {
             history.end(source, 1, at(1000 + i64::try_from(index).unwrap()), None);
         }
@@ -230,10 +233,8 @@ mod tests {
     }
 
     fn memory() -> impl Strategy<Value = Memory> {
-        (0i32..4, prop::option::of(0i64..50), prop::option::of(0i64..50)).prop_map(|(bans, ended, lifted)| Memory {
-            bans,
-            ended_at: ended.map(at),
-            lifted_at: lifted.map(at),
+        (0i32..4, prop::option::of(0i64..50), prop::option::of(0i64..50)).prop_map(|(bans, ended, lifted)| {
+            Memory { bans, ended_at: ended.map(at), lifted_at: lifted.map(at) }
         })
     }
 

@@ -1,0 +1,193 @@
+//! Every figure that the operator tells, registered in one place.
+//!
+//! Labels are fixed words and the names of policies, never an address or a text from a log.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+
+/// A policy.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct PolicyLabel {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub policy: String,
+}
+
+/// One of a fixed few reasons or results.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct Because {
+    /// The word.
+    pub reason: &'static str,
+}
+
+/// The operator's metrics.
+pub struct Metrics {
+    registry: Registry,
+    /// Lines read.
+    pub lines: Family<PolicyLabel, Counter>,
+    /// Lines that had the policy's format.
+    pub parsed: Family<PolicyLabel, Counter>,
+    /// Requests that matched and counted.
+    pub hits: Family<PolicyLabel, Counter>,
+    /// Sources forgotten before their time, because as many as allowed were followed.
+    pub evicted: Family<PolicyLabel, Counter>,
+    /// Lines whose client was a node, a private address or a protected network.
+    pub infrastructure: Family<PolicyLabel, Counter>,
+    /// Sources that earned a ban.
+    pub decisions: Family<PolicyLabel, Counter>,
+    /// Decisions that became no ban, by reason.
+    pub decisions_dropped: Family<Because, Counter>,
+    /// What became of the ones that were published, by result.
+    pub published: Family<Because, Counter>,
+    /// From the last hit's line to the stored IPBan.
+    pub ban_delay: Histogram,
+    /// Bans in force.
+    pub bans: Gauge,
+    /// Bans that ended, by reason.
+    pub bans_ended: Family<Because, Counter>,
+    /// Whether this replica writes.
+    pub leader: Gauge,
+    /// How often the lease changed hands.
+    pub lease_transitions: Gauge,
+    /// Containers whose logs are read.
+    pub streams: Gauge,
+    /// Streams that ended and were opened again, by reason.
+    pub stream_reconnects: Family<Because, Counter>,
+    /// Lines left out, by reason.
+    pub lines_left_out: Family<Because, Counter>,
+    /// Watches that failed and were begun again, by kind.
+    pub watch_errors: Family<Because, Counter>,
+    /// Objects that could not be read, by kind.
+    pub unreadable: Family<Because, Counter>,
+    /// Writes that failed, by what was written.
+    pub write_errors: Family<Because, Counter>,
+    /// Events left out, so as not to flood.
+    pub events_suppressed: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut all = Self {
+            registry: Registry::with_prefix("ip_sentry"),
+            lines: Family::default(),
+            parsed: Family::default(),
+            hits: Family::default(),
+            evicted: Family::default(),
+            infrastructure: Family::default(),
+            decisions: Family::default(),
+            decisions_dropped: Family::default(),
+            published: Family::default(),
+            // 5 ms to 82 s.
+            ban_delay: Histogram::new(exponential_buckets(0.005, 2.0, 15)),
+            bans: Gauge::default(),
+            bans_ended: Family::default(),
+            leader: Gauge::default(),
+            lease_transitions: Gauge::default(),
+            streams: Gauge::default(),
+            stream_reconnects: Family::default(),
+            lines_left_out: Family::default(),
+            watch_errors: Family::default(),
+            unreadable: Family::default(),
+            write_errors: Family::default(),
+            events_suppressed: Counter::default(),
+        };
+        let registry = &mut all.registry;
+        registry.register("log_lines", "Lines read, by policy", all.lines.clone());
+        registry.register("log_lines_parsed", "Lines that had the policy's format", all.parsed.clone());
+        registry.register("hits", "Requests that matched and counted", all.hits.clone());
+        registry.register(
+            "sources_evicted",
+            "Sources forgotten because too many were followed",
+            all.evicted.clone(),
+        );
+        registry.register(
+            "infrastructure_lines",
+            "Lines whose client was a node, a private address or a protected network",
+            all.infrastructure.clone(),
+        );
+        registry.register("decisions", "Sources that earned a ban", all.decisions.clone());
+        registry.register(
+            "decisions_dropped",
+            "Decisions that became no ban, by reason",
+            all.decisions_dropped.clone(),
+        );
+        registry.register(
+            "bans_published",
+            "What became of published decisions, by result",
+            all.published.clone(),
+        );
+        registry.register_with_unit(
+            "ban_delay",
+            "From the last hit's line to the stored IPBan",
+            Unit::Seconds,
+            all.ban_delay.clone(),
+        );
+        registry.register("bans", "Bans in force", all.bans.clone());
+        registry.register("bans_ended", "Bans that ended, by reason", all.bans_ended.clone());
+        registry.register("leader", "1 while this replica writes", all.leader.clone());
+        registry.register(
+            "lease_transitions",
+            "How often the lease changed hands",
+            all.lease_transitions.clone(),
+        );
+        registry.register("streams", "Containers whose logs are read", all.streams.clone());
+        registry.register(
+            "stream_reconnects",
+            "Log streams opened again, by reason",
+            all.stream_reconnects.clone(),
+        );
+        registry.register("log_lines_left_out", "Lines left out, by reason", all.lines_left_out.clone());
+        registry.register("watch_errors", "Watches begun again, by kind", all.watch_errors.clone());
+        registry.register(
+            "unreadable_objects",
+            "Objects that could not be read, by kind",
+            all.unreadable.clone(),
+        );
+        registry.register(
+            "write_errors",
+            "Writes that failed, by what was written",
+            all.write_errors.clone(),
+        );
+        registry.register(
+            "events_suppressed",
+            "Events left out, so as not to flood",
+            all.events_suppressed.clone(),
+        );
+        all
+    }
+}
+
+impl Metrics {
+    /// One more for `reason`.
+    pub fn count(family: &Family<Because, Counter>, reason: &'static str) {
+        family.get_or_create(&Because { reason }).inc();
+    }
+
+    /// Everything in the text format of OpenMetrics.
+    pub fn render(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+/// Sets a counter that is kept elsewhere to where it stands there.
+pub fn mirror(counter: &Counter<u64, AtomicU64>, value: u64) {
+    counter.inner().store(value, Ordering::Relaxed);
+}
+
+/// Sets a gauge from a count.
+pub fn level(gauge: &Gauge<i64, AtomicI64>, value: usize) {
+    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+}

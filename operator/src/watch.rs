@@ -1,0 +1,138 @@
+//! Watches that never end, each with a table of what exists and the reason for which it may be out of date.
+
+use std::{
+    fmt::Debug,
+    hash::Hash,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures::StreamExt as _;
+use kube::{
+    Api, Resource,
+    runtime::{
+        WatchStreamExt as _,
+        reflector::{self, Store},
+        watcher,
+    },
+};
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+
+/// What keeps a watch from working.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Problem {
+    /// No permission.
+    Forbidden,
+    /// The cluster does not have this kind.
+    NotInstalled,
+    /// Anything else; it is tried again.
+    Unreachable,
+}
+
+/// The objects of one kind, kept up to date.
+#[derive(Clone)]
+pub struct Watched<K>
+where
+    K: Resource + 'static,
+    K::DynamicType: Hash + Eq,
+{
+    store: Store<K>,
+    problem: Arc<Mutex<Option<Problem>>>,
+}
+
+impl<K> Watched<K>
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K::DynamicType: Clone + Debug + Default + Eq + Hash + Send + Sync,
+{
+    /// Starts watching `api`; `prune` drops what nobody needs before it is kept, `dirty` is told of each change.
+    pub fn start(
+        api: Api<K>,
+        kind: &'static str,
+        prune: fn(&mut K),
+        dirty: Arc<Notify>,
+        metrics: Arc<Metrics>,
+        cancel: CancellationToken,
+    ) -> Self {
+        Self::start_with(api, K::DynamicType::default(), kind, prune, dirty, metrics, cancel)
+    }
+}
+
+impl<K> Watched<K>
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K::DynamicType: Clone + Debug + Eq + Hash + Send + Sync,
+{
+    /// [`start`](Self::start) for a kind that is known only at run time.
+    pub fn start_with(
+        api: Api<K>,
+        dyntype: K::DynamicType,
+        kind: &'static str,
+        prune: fn(&mut K),
+        dirty: Arc<Notify>,
+        metrics: Arc<Metrics>,
+        cancel: CancellationToken,
+    ) -> Self {
+        let writer = reflector::store::Writer::new(dyntype);
+        let watched = Self { store: writer.as_reader(), problem: Arc::default() };
+        let problem = watched.problem.clone();
+        let events = watcher(api, watcher::Config::default()).default_backoff().modify(prune).reflect(writer);
+        tokio::spawn(async move {
+            let mut events = std::pin::pin!(events.take_until(cancel.cancelled_owned()));
+            while let Some(event) = events.next().await {
+                let now = match event {
+                    Ok(_) => None,
+                    Err(error) => {
+                        Metrics::count(&metrics.watch_errors, kind);
+                        let problem = problem_of(&error);
+                        // A kind that is not there or not allowed is told by a condition, not once a retry.
+                        tracing::debug!(kind, %error, "watch failed");
+                        Some(problem)
+                    }
+                };
+                *problem.lock().unwrap_or_else(PoisonError::into_inner) = now;
+                dirty.notify_one();
+            }
+        });
+        watched
+    }
+
+    /// What exists, as far as is known.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<K>> {
+        self.store.state()
+    }
+
+    /// What keeps it from being up to date, if anything.
+    #[must_use]
+    pub fn problem(&self) -> Option<Problem> {
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the first list is complete.
+    pub async fn ready(&self) {
+        // The writer lives as long as the process: an error means that it ends, and nobody waits then.
+        let _ended = self.store.wait_until_ready().await;
+    }
+}
+
+/// What a watch's error means.
+#[must_use]
+pub fn problem_of(error: &watcher::Error) -> Problem {
+    use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
+    let code = match error {
+        InitialListFailed(kube::Error::Api(status))
+        | WatchStartFailed(kube::Error::Api(status))
+        | WatchFailed(kube::Error::Api(status)) => status.code,
+        WatchError(status) => status.code,
+        _ => 0,
+    };
+    match code {
+        401 | 403 => Problem::Forbidden,
+        404 => Problem::NotInstalled,
+        _ => Problem::Unreachable,
+    }
+}
