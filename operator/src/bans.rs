@@ -40,8 +40,8 @@ pub struct Ban {
     pub offence: Option<i32>,
     /// Since when it is being deleted; it is not enforced any more.
     pub deleting_since: Option<Timestamp>,
-    /// Whether our finalizer holds it.
-    pub has_finalizer: bool,
+    /// The place of our finalizer in its list, while it holds the object.
+    pub finalizer: Option<usize>,
     /// Whether ip-sentry made it: the operator deletes nothing else.
     pub is_managed: bool,
     /// The reason for which its status says that it is not enforced.
@@ -80,7 +80,7 @@ impl Ban {
             policy: object.spec.policy_ref.clone(),
             offence: object.spec.offence,
             deleting_since: object.meta().deletion_timestamp.as_ref().map(|time| time.0),
-            has_finalizer: object.finalizers().iter().any(|finalizer| finalizer == TTL_FINALIZER),
+            finalizer: object.finalizers().iter().position(|finalizer| finalizer == TTL_FINALIZER),
             is_managed: object.labels().get(MANAGED_BY_LABEL).is_some_and(|value| value == MANAGED_BY),
             unenforced,
         })
@@ -140,7 +140,7 @@ impl Ended {
 #[must_use]
 pub fn due(ban: &Ban, now: Timestamp, is_protected: impl FnOnce(&Ban) -> bool) -> Option<Due> {
     if ban.deleting_since.is_some() {
-        return ban.has_finalizer.then_some(Due::Release);
+        return ban.finalizer.map(|_| Due::Release);
     }
     let expired = ban.expires_at.is_some_and(|end| end + EXPIRY_GRACE <= now);
     let ended = if expired {
@@ -254,7 +254,7 @@ mod tests {
             policy: None,
             offence: Some(1),
             deleting_since: None,
-            has_finalizer: true,
+            finalizer: Some(0),
             is_managed: true,
             unenforced: None,
         }
@@ -262,10 +262,10 @@ mod tests {
 
     #[test]
     fn only_its_own_bans_are_deleted_and_only_once_they_are_over() {
-        let foreign = Ban { is_managed: false, has_finalizer: false, origin: Origin::Manual, ..ban() };
+        let foreign = Ban { is_managed: false, finalizer: None, origin: Origin::Manual, ..ban() };
         let told = Ban { unenforced: Some("Expired".into()), ..foreign.clone() };
         let lifted = Ban { deleting_since: Some(at(50)), ..ban() };
-        let stuck = Ban { has_finalizer: false, ..lifted.clone() };
+        let stuck = Ban { finalizer: None, ..lifted.clone() };
         let forever = Ban { expires_at: None, ..ban() };
         #[rustfmt::skip]
         let table = [

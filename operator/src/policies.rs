@@ -1,0 +1,332 @@
+//! The policies in force, each with its jail.
+//!
+//! Owns what was last accepted of every `ProbePolicy`: one that becomes unusable goes on as it was, and its
+//! `Accepted` condition says so. In come the objects; out go the jails that streams feed and that the status
+//! is told from.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use ip_sentry_core::{
+    detect::{
+        decision::{Decision, Verdict},
+        jail::{Jail, Limits},
+    },
+    net::{Network, Source},
+    networks::Networks,
+};
+use ip_sentry_crd::{
+    ProbePolicy,
+    condition::Finding,
+    convert::{self, ConvertError},
+    probe_policy::{LastBan, Mode, ProbePolicySpec},
+};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt as _;
+
+pub use crate::events::PolicyKey;
+
+/// A policy that counts.
+pub struct PolicyJail {
+    /// Whose it is.
+    pub key: PolicyKey,
+    /// The object's identity.
+    pub uid: Option<String>,
+    /// Since when it counts.
+    pub since: Timestamp,
+    enforces: AtomicBool,
+    jail: Mutex<Jail>,
+    last_ban: Mutex<Option<LastBan>>,
+}
+
+/// What a line led to, beyond being counted.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// A source has earned a ban.
+    Earned(Decision),
+    /// It has, but its ban would drop a protected network too.
+    Shielded(Decision),
+}
+
+impl PolicyJail {
+    /// Takes in one line.
+    pub fn observe(&self, stamp: Timestamp, line: &[u8], protected: &Networks) -> Option<Outcome> {
+        let outcome = match self.jail().observe(Some(stamp), line, protected) {
+            Verdict::Earned(decision) => Outcome::Earned(decision),
+            Verdict::Shielded(decision) => Outcome::Shielded(decision),
+            _ => return None,
+        };
+        if let Outcome::Earned(decision) = &outcome {
+            *lock(&self.last_ban) = Some(LastBan {
+                cidr: decision.source.to_string(),
+                at: Time(decision.evidence.last_seen),
+                reason: decision.reason.clone(),
+                enforced: self.enforces(),
+            });
+        }
+        Some(outcome)
+    }
+
+    /// Whether it bans; in mode Shadow it does not.
+    #[must_use]
+    pub fn enforces(&self) -> bool {
+        self.enforces.load(Ordering::Relaxed)
+    }
+
+    /// The counts.
+    pub fn jail(&self) -> MutexGuard<'_, Jail> {
+        lock(&self.jail)
+    }
+
+    /// The last source that earned a ban.
+    #[must_use]
+    pub fn last_ban(&self) -> Option<LastBan> {
+        lock(&self.last_ban).clone()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One policy and what became of its latest version.
+pub struct Entry {
+    /// The jail, once some version was accepted.
+    pub jail: Option<Arc<PolicyJail>>,
+    /// The accepted version.
+    pub spec: Option<ProbePolicySpec>,
+    /// The networks that it exempts.
+    pub exempt: Networks,
+    /// How long its hits count.
+    pub window: Duration,
+    /// `Accepted`.
+    pub accepted: Finding,
+    /// The generation that was judged.
+    pub generation: Option<i64>,
+    uid: Option<String>,
+}
+
+/// Every policy.
+#[derive(Default)]
+pub struct Policies {
+    entries: BTreeMap<PolicyKey, Entry>,
+}
+
+impl Policies {
+    /// Takes in the policies as they are now. `lifted` are the sources whose lines up to a time count no more,
+    /// for jails that are new.
+    pub fn update(
+        &mut self,
+        objects: &[ProbePolicy],
+        limits: Limits,
+        lifted: &[(Source, Timestamp)],
+        now: Timestamp,
+    ) {
+        let keys: BTreeMap<PolicyKey, &ProbePolicy> = objects.iter().map(|object| (key_of(object), object)).collect();
+        self.entries.retain(|key, entry| keys.get(key).is_some_and(|object| object.uid() == entry.uid));
+        for (key, object) in keys {
+            let is_judged =
+                self.entries.get(&key).is_some_and(|entry| entry.generation == object.metadata.generation);
+            if !is_judged {
+                let before = self.entries.remove(&key);
+                let entry = judge(&key, object, before, limits, lifted, now);
+                self.entries.insert(key, entry);
+            }
+        }
+    }
+
+    /// Every policy, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&PolicyKey, &Entry)> {
+        self.entries.iter()
+    }
+
+    /// Whether the policy exists and bans.
+    #[must_use]
+    pub fn enforces(&self, key: &PolicyKey) -> bool {
+        self.entries.get(key).and_then(|entry| entry.jail.as_ref()).is_some_and(|jail| jail.enforces())
+    }
+
+    /// Whether the policy of that name exempts the network now.
+    #[must_use]
+    pub fn exempts(&self, key: &PolicyKey, network: &Network) -> bool {
+        self.entries.get(key).is_some_and(|entry| entry.exempt.overlaps(network))
+    }
+
+    /// The longest time that any policy looks back.
+    #[must_use]
+    pub fn longest_window(&self) -> Duration {
+        self.entries.values().map(|entry| entry.window).max().unwrap_or_default()
+    }
+
+    /// A ban of `source` was lifted by hand: its lines stamped up to `until` count nowhere any more.
+    pub fn forgive(&self, source: Source, until: Timestamp) {
+        for jail in self.entries.values().filter_map(|entry| entry.jail.as_ref()) {
+            jail.jail().forgive(source, until);
+        }
+    }
+}
+
+fn key_of(object: &ProbePolicy) -> PolicyKey {
+    PolicyKey { namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
+}
+
+fn judge(
+    key: &PolicyKey,
+    object: &ProbePolicy,
+    before: Option<Entry>,
+    limits: Limits,
+    lifted: &[(Source, Timestamp)],
+    now: Timestamp,
+) -> Entry {
+    let spec = &object.spec;
+    let judged = convert::policy(spec)
+        .and_then(|policy| Ok((policy, convert::window(spec)?, convert::exempt(spec)?)));
+    let (policy, window, exempt) = match judged {
+        Ok(judged) => judged,
+        Err(error) => return refuse(object, before, &error),
+    };
+    let enforces = spec.mode == Mode::Enforce;
+    let jail = if let Some(jail) = before.and_then(|entry| entry.jail) {
+        jail.jail().reconfigure(policy);
+        jail.enforces.store(enforces, Ordering::Relaxed);
+        jail
+    } else {
+        let mut jail = Jail::new(policy, limits);
+        for &(source, until) in lifted {
+            jail.forgive(source, until);
+        }
+        Arc::new(PolicyJail {
+            key: key.clone(),
+            uid: object.uid(),
+            since: now,
+            enforces: AtomicBool::new(enforces),
+            jail: Mutex::new(jail),
+            last_ban: Mutex::default(),
+        })
+    };
+    let message = if enforces { "in force" } else { "in force; mode Shadow: nobody is banned" };
+    Entry {
+        jail: Some(jail),
+        spec: Some(spec.clone()),
+        exempt: exempt.into_iter().collect(),
+        window,
+        accepted: Finding::yes("Accepted", "Accepted", message),
+        generation: object.metadata.generation,
+        uid: object.uid(),
+    }
+}
+
+/// The policy as it stands can't be used; what was accepted before goes on.
+fn refuse(object: &ProbePolicy, before: Option<Entry>, error: &ConvertError) -> Entry {
+    let in_force = match before.as_ref().filter(|entry| entry.jail.is_some()) {
+        Some(_) => "; the version that was accepted before stays in force until the operator restarts",
+        None => "; nothing is counted and nobody is banned",
+    };
+    let accepted = Finding::no("Accepted", "Invalid", format!("{error}{in_force}"));
+    let generation = object.metadata.generation;
+    match before {
+        Some(entry) => Entry { accepted, generation, ..entry },
+        None => Entry {
+            jail: None,
+            spec: None,
+            exempt: Networks::default(),
+            window: Duration::ZERO,
+            accepted,
+            generation,
+            uid: object.uid(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(generation: i64, patterns: &[&str]) -> ProbePolicy {
+        serde_json::from_value(json!({
+            "apiVersion": "ipsentry.dev/v1alpha1", "kind": "ProbePolicy",
+            "metadata": {"name": "gw", "namespace": "web", "uid": "u", "generation": generation},
+            "spec": {"podSelector": {}, "match": {"patterns": patterns}, "threshold": 2, "uniquePatternThreshold": 0},
+        }))
+        .unwrap()
+    }
+
+    fn line(path: &str) -> Vec<u8> {
+        format!(r#"203.0.113.7 - - [22/Nov/2026:10:00:00 +0000] "GET {path} HTTP/1.1" 404 0 "-" "-""#).into_bytes()
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn update(policies: &mut Policies, object: ProbePolicy) {
+        policies.update(&[object], Limits::default(), &[], at(0));
+    }
+
+    #[test]
+    fn a_bad_change_is_refused_and_the_last_good_version_goes_on() {
+        let mut policies = Policies::default();
+        update(&mut policies, object(1, &["^/admin"]));
+        let jail = policies.iter().next().unwrap().1.jail.clone().unwrap();
+        assert!(jail.observe(at(1), &line("/admin"), &Networks::default()).is_none());
+        update(&mut policies, object(2, &["("]));
+        let (_, entry) = policies.iter().next().unwrap();
+        assert_eq!(entry.accepted.status, Some(false));
+        assert!(entry.accepted.message.contains("stays in force until the operator restarts"));
+        assert_eq!(entry.generation, Some(2));
+        assert!(matches!(jail.observe(at(2), &line("/admin"), &Networks::default()), Some(Outcome::Earned(_))));
+    }
+
+    #[test]
+    fn a_new_policy_that_is_bad_counts_nothing_and_says_so() {
+        let mut policies = Policies::default();
+        update(&mut policies, object(1, &["("]));
+        let (_, entry) = policies.iter().next().unwrap();
+        assert!(entry.jail.is_none());
+        assert!(entry.accepted.message.contains("spec.match.patterns[0]"), "{}", entry.accepted.message);
+        assert!(entry.accepted.message.contains("nobody is banned"));
+    }
+
+    #[test]
+    fn a_good_change_keeps_the_counts() {
+        let mut policies = Policies::default();
+        update(&mut policies, object(1, &["^/admin"]));
+        let jail = policies.iter().next().unwrap().1.jail.clone().unwrap();
+        assert!(jail.observe(at(1), &line("/admin"), &Networks::default()).is_none());
+        update(&mut policies, object(2, &["^/admin", "^/other"]));
+        assert!(matches!(jail.observe(at(2), &line("/other"), &Networks::default()), Some(Outcome::Earned(_))));
+    }
+
+    #[test]
+    fn a_policy_made_again_under_its_name_starts_anew() {
+        let mut policies = Policies::default();
+        update(&mut policies, object(1, &["^/admin"]));
+        let first = policies.iter().next().unwrap().1.jail.clone().unwrap();
+        let mut again = object(1, &["^/admin"]);
+        again.metadata.uid = Some("other".into());
+        update(&mut policies, again);
+        let second = policies.iter().next().unwrap().1.jail.clone().unwrap();
+        assert!(!Arc::ptr_eq(&first, &second));
+    }
+
+    #[test]
+    fn lines_from_before_a_lifting_count_in_no_jail_not_in_a_new_one_either() {
+        let source: Source = "203.0.113.7/32".parse().unwrap();
+        let mut policies = Policies::default();
+        policies.update(&[object(1, &["^/admin"])], Limits::default(), &[(source, at(10))], at(0));
+        let jail = policies.iter().next().unwrap().1.jail.clone().unwrap();
+        for second in [8, 9, 10, 11] {
+            assert!(jail.observe(at(second), &line("/admin"), &Networks::default()).is_none(), "{second}");
+        }
+        assert!(jail.observe(at(12), &line("/admin"), &Networks::default()).is_some());
+    }
+}
