@@ -131,24 +131,24 @@ async fn the_watchdog_ends_a_term_that_nobody_renews_and_says_so() {
 #[test]
 fn the_watchdog_calls_for_the_end_when_a_write_outlives_its_term() {
     let leadership = Leadership::new(TERM);
-    let (overrun, overran) = mpsc::channel();
+    let (call, called) = mpsc::channel();
     let began = Instant::now();
     let _watchdog =
-        Watchdog::start(&leadership, TERM, move || overrun.send(Instant::now()).unwrap()).unwrap();
+        Watchdog::start(&leadership, TERM, move || call.send(Instant::now()).unwrap()).unwrap();
     leadership.lead(Moment::now());
     let _stuck = leadership.permit().unwrap();
-    let at = overran.recv_timeout(SOON).expect("the watchdog has to call");
+    let at = called.recv_timeout(SOON).expect("the watchdog has to call");
     assert!(at - began >= 2 * TERM, "called after {:?}, before the grace was over", at - began);
 }
 
 #[test]
 fn the_watchdog_leaves_alone_what_was_finished_in_time() {
     let leadership = Leadership::new(TERM);
-    let (overrun, overran) = mpsc::channel::<()>();
-    let watchdog = Watchdog::start(&leadership, TERM, move || overrun.send(()).unwrap_or_default()).unwrap();
+    let (call, called) = mpsc::channel::<()>();
+    let watchdog = Watchdog::start(&leadership, TERM, move || call.send(()).unwrap_or_default()).unwrap();
     leadership.lead(Moment::now());
     drop(leadership.permit().unwrap());
-    assert_eq!(overran.recv_timeout(3 * TERM), Err(mpsc::RecvTimeoutError::Timeout));
+    assert_eq!(called.recv_timeout(3 * TERM), Err(mpsc::RecvTimeoutError::Timeout));
     drop(watchdog);
-    assert_eq!(overran.recv_timeout(SOON), Err(mpsc::RecvTimeoutError::Disconnected), "its thread has ended");
+    assert_eq!(called.recv_timeout(SOON), Err(mpsc::RecvTimeoutError::Disconnected), "its thread has ended");
 }
