@@ -1,1 +1,28 @@
-//! Log line in, decision out.
+//! Who probes: lines of a gateway's log come in, decisions to ban come out.
+//!
+//! One direction, one file a step:
+//!
+//! 1. [`policy`] turns what a ProbePolicy says into something that runs.
+//! 2. [`format`] reads a line into a [`record::Record`], or says why it is none.
+//! 3. [`target`] brings the request target into the one form that patterns are written for.
+//! 4. [`matcher`] finds the pattern that the target is a hit on.
+//! 5. `window` counts the hits of one source, and says when they are enough.
+//! 6. [`jail`] does all of this for one policy and makes a [`decision::Decision`].
+//!
+//! The caller brings bytes and time stamps. Whoever sends requests to a gateway chooses most of those bytes, so
+//! everything here is bounded, and nothing but the gateway's own view of the client becomes an address.
+
+pub mod catalogue;
+pub mod counters;
+pub mod date;
+pub mod decision;
+mod forgiven;
+pub mod format;
+pub mod jail;
+pub mod matcher;
+pub mod policy;
+pub mod record;
+mod samples;
+mod sources;
+pub mod target;
+mod window;

@@ -54,7 +54,7 @@ fn build(config: &Config, connect_timeout: Duration) -> Result<Client, ClientErr
     tcp.set_keepalive(Some(Duration::from_secs(30)));
     tcp.set_keepalive_interval(Some(Duration::from_secs(10)));
     tcp.set_keepalive_retries(Some(3));
-    tcp.set_tcp_user_timeout(Some(Duration::from_secs(60)));
+    tcp.set_tcp_user_timeout(Some(Duration::from_mins(1)));
     let tls = config.rustls_https_connector_with_connector(tcp)?;
     let http = hyper_util::client::legacy::Builder::new(TokioExecutor::new()).build::<_, Body>(tls);
     let service = ServiceBuilder::new()

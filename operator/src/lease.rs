@@ -185,7 +185,7 @@ impl Election {
 
     async fn try_for(&mut self, lease: Option<Lease>, asked: Moment) -> Duration {
         let attempt = match timeout(self.timing.request, self.lock.try_acquire(lease)).await {
-            Ok(Attempt::Unknown(error)) => return self.failed("write", &error),
+            Ok(Attempt::Unknown(error)) => return self.failed("write", &*error),
             Ok(attempt) => attempt,
             Err(error) => return self.failed("write", &error),
         };
@@ -206,23 +206,22 @@ impl Election {
     async fn release(&self) {
         // A renewal that was cut off by the shutdown may still arrive and change the version: then once more.
         for _ in 0..3 {
-            let released = timeout(self.timing.request, async {
-                Ok::<_, kube::Error>(match self.leases.get_opt(&self.name).await? {
-                    Some(lease) if holder_of(lease.spec.as_ref()) == Some(&self.holder) => {
-                        self.lock.release(lease).await
-                    }
-                    _ => Attempt::Refused,
-                })
-            });
-            match released.await {
-                Ok(Ok(Attempt::Acquired { .. })) => return info!(lease = self.name, "lease released"),
-                Ok(Ok(Attempt::Refused)) => {
-                    debug!(lease = self.name, "lease is not ours, or has just changed")
-                }
-                Ok(Ok(Attempt::Unknown(error))) => _ = self.failed("release", &error),
-                Ok(Err(error)) => _ = self.failed("release", &error),
+            match timeout(self.timing.request, self.try_release()).await {
+                Ok(Attempt::Acquired { .. }) => return info!(lease = self.name, "lease released"),
+                Ok(Attempt::Refused) => debug!(lease = self.name, "lease is not ours, or has just changed"),
+                Ok(Attempt::Unknown(error)) => _ = self.failed("release", &*error),
                 Err(error) => _ = self.failed("release", &error),
             }
+        }
+    }
+
+    async fn try_release(&self) -> Attempt {
+        match self.leases.get_opt(&self.name).await {
+            Ok(Some(lease)) if holder_of(lease.spec.as_ref()) == Some(&self.holder) => {
+                self.lock.release(lease).await
+            }
+            Ok(_) => Attempt::Refused,
+            Err(error) => Attempt::Unknown(error.into()),
         }
     }
 }

@@ -3,16 +3,32 @@
 //!
 //! In comes a [`Container`] and the time to start from; out go its lines, each with the container runtime's stamp,
 //! and [`StreamEvent`]s, to a [`LineSink`].
-//! Lines are handed over as they come, on the task that reads: a sink that is slow slows the kubelet down, not
-//! us up, and no queue can overflow.
+//! Lines are handed over as they come, on the task that reads: there is no queue that could overflow, and a sink that
+//! can't keep up makes the kubelet wait.
 //!
-//! Four stages: `stream` asks the API server for the log, `framing` cuts its bytes into lines, `stamp` reads the
-//! time that the kubelet puts in front of each, and `resume` leaves out those that came before a reconnect.
-//! `pod` tells whether the container is still the one that was followed.
+//! `pod` tells which instance of the container there is, and `stream` asks the API server for its log.
+//! Then `framing` cuts the bytes into lines, `stamp` reads the time that the kubelet puts in front of each, and
+//! `resume` leaves out those that came before a reconnect; `lines` puts these three together.
 
-use jiff::Timestamp;
-use kube::Client;
+mod framing;
+mod lines;
+mod pod;
+mod resume;
+mod stamp;
+mod stream;
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, Client};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+
+use crate::backoff::{Backoff, jittered};
+use lines::Lines;
+use pod::{Instance, Sight};
+use stream::{Patience, Refusal, Which};
 
 /// Whose log it is. A pod that is deleted and made again under its name is another one.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -114,9 +130,37 @@ pub enum Ended {
 /// One container's log, to be followed.
 pub struct Tail {
     client: Client,
+    pods: Api<Pod>,
     container: Container,
     start: Timestamp,
+    lines: Lines,
+    patience: Patience,
+    backoff: Backoff,
+    /// The instance whose log is read.
+    instance: Option<Instance>,
+    /// How often the log of the instance before the next one was asked for.
+    drains: u8,
+    /// It has ended, and its log was read to the end.
+    finished: bool,
+    /// The last stream was closed for its silence.
+    was_idle: bool,
 }
+
+/// The longest wait for a container that has not started: a new gateway is to be heard soon.
+const WAITING_CAP: Duration = Duration::from_secs(2);
+
+/// How often the previous instance's log is tried for before the new one's goes first.
+const MAX_DRAINS: u8 = 3;
+
+/// How far a node's clock may be set back without the log falling silent: the lines of so long a time are sent again,
+/// and left out, each time the stream is opened.
+const REACH_BACK: SignedDuration = SignedDuration::from_secs(5);
+
+/// The same once the log has fallen silent, in case that was why.
+const REACH_BACK_IDLE: SignedDuration = SignedDuration::from_hours(1);
+
+/// How long a stream stays open, so that one that has quietly gone wrong doesn't for ever. ±20 %.
+const LIFETIME: Duration = Duration::from_hours(1);
 
 impl Tail {
     /// Will follow `container` from the lines of `start` on.
@@ -124,13 +168,114 @@ impl Tail {
     /// `client` must not set a read time-out: [`crate::client::connect`]'s does not.
     #[must_use]
     pub fn new(client: Client, container: Container, start: Timestamp) -> Self {
-        Self { client, container, start }
+        Self {
+            pods: Api::namespaced(client.clone(), &container.namespace),
+            client,
+            container,
+            start,
+            lines: Lines::new(start),
+            patience: Patience::default(),
+            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(10)),
+            instance: None,
+            drains: 0,
+            finished: false,
+            was_idle: false,
+        }
     }
 
     /// Follows the log until the pod is gone or `cancel` is.
-    pub async fn run(self, sink: impl LineSink, cancel: CancellationToken) -> Ended {
-        cancel.cancelled().await;
-        let _ = (self.client, self.container, self.start, sink);
-        Ended::Cancelled
+    pub async fn run(mut self, mut sink: impl LineSink, cancel: CancellationToken) -> Ended {
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => Ended::Cancelled,
+            () = self.follow(&mut sink) => Ended::PodGone,
+        }
+    }
+
+    async fn follow(&mut self, sink: &mut impl LineSink) {
+        loop {
+            let pause = match pod::look(&self.pods, &self.container).await {
+                Ok(Sight::Gone) => return,
+                Ok(Sight::Waiting(reason)) => {
+                    let refusal = Refusal::new(Failure::Waiting, reason);
+                    self.failed(refusal, sink).min(WAITING_CAP)
+                }
+                Ok(Sight::Instance(instance)) => self.follow_instance(instance, sink).await,
+                Err(refusal) => self.failed(refusal, sink),
+            };
+            sleep(pause).await;
+        }
+    }
+
+    /// Reads one stream of an instance. Returns how long to wait before the next.
+    async fn follow_instance(&mut self, instance: Instance, sink: &mut impl LineSink) -> Duration {
+        if self.is_new(&instance) {
+            if self.is_worth_draining(&instance) {
+                self.drains += 1;
+                match self.read(Which::Previous, sink).await {
+                    // Not found: the node has cleaned up.
+                    Ok(CloseReason::Eof) | Err(Refusal { what: Failure::NotFound, .. }) => {}
+                    Ok(_) => return self.backoff.delay(),
+                    Err(refusal) => return self.failed(refusal, sink),
+                }
+            }
+            self.adopt(instance.clone(), sink);
+        }
+        if self.finished && !instance.running {
+            return self.backoff.delay();
+        }
+        match self.read(Which::Follow, sink).await {
+            // Nothing is wrong with the log.
+            Ok(CloseReason::Idle | CloseReason::Lifetime) => Duration::ZERO,
+            Ok(reason) => {
+                self.finished = reason == CloseReason::Eof && !instance.running;
+                self.backoff.delay()
+            }
+            Err(refusal) => self.failed(refusal, sink),
+        }
+    }
+
+    fn is_new(&self, instance: &Instance) -> bool {
+        self.instance.as_ref().is_none_or(|known| known.id != instance.id)
+    }
+
+    /// Whether the instance before `instance` may have logged something after the last line that was read, or since
+    /// the start. The kubelet keeps the log of one instance back.
+    fn is_worth_draining(&self, instance: &Instance) -> bool {
+        let was_followed = self.instance.is_some();
+        let may_have_more = instance.previous_ended.is_some_and(|ended| was_followed || ended >= self.start);
+        may_have_more && self.drains < MAX_DRAINS
+    }
+
+    fn adopt(&mut self, instance: Instance, sink: &mut impl LineSink) {
+        self.lines.restart();
+        self.drains = 0;
+        self.finished = false;
+        if self.instance.replace(instance).is_some() {
+            sink.event(StreamEvent::Restarted);
+        }
+    }
+
+    /// Opens a stream and reads it to its end.
+    async fn read(&mut self, which: Which, sink: &mut impl LineSink) -> Result<CloseReason, Refusal> {
+        let reach_back = if self.was_idle { REACH_BACK_IDLE } else { REACH_BACK };
+        let since = self.lines.reopen(reach_back);
+        let body = stream::open(&self.client, &self.container, which, since).await?;
+        sink.event(StreamEvent::Opened);
+        let lifetime = jittered(LIFETIME);
+        let (reason, news) = stream::read(body, &mut self.lines, sink, &mut self.patience, lifetime).await;
+        if news {
+            self.backoff.reset();
+        }
+        self.was_idle = reason == CloseReason::Idle;
+        sink.event(StreamEvent::Closed { reason });
+        Ok(reason)
+    }
+
+    /// Reports what went wrong. Returns how long to wait before the next attempt.
+    fn failed(&mut self, refusal: Refusal, sink: &mut impl LineSink) -> Duration {
+        let Refusal { what, message, retry_after } = refusal;
+        sink.event(StreamEvent::Failed { what, message });
+        self.backoff.delay().max(retry_after.unwrap_or_default())
     }
 }

@@ -11,7 +11,7 @@ use super::lock::Attempt;
 use super::{Timing, holder_of};
 
 /// The longest duration that a foreign lease is believed: a mistyped one must not stop the failover for a day.
-const MAX_FOREIGN_TTL: Duration = Duration::from_secs(60);
+const MAX_FOREIGN_TTL: Duration = Duration::from_mins(1);
 
 /// What to do about a lease that was read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

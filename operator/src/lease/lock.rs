@@ -29,7 +29,7 @@ pub(super) enum Attempt {
     /// Somebody else was first, or the object is gone.
     Refused,
     /// It may or may not have been stored.
-    Unknown(Error),
+    Unknown(BoxError),
 }
 
 /// The lease as the guard saw it; what the crate reads instead of asking the API server again.
@@ -92,10 +92,10 @@ fn failed(error: Error) -> Attempt {
     | Error::RenewLease(kube::Error::Api(status))
     | Error::ReleaseLease(kube::Error::Api(status))) = &error
     else {
-        return Attempt::Unknown(error);
+        return Attempt::Unknown(error.into());
     };
     // 404: the object was deleted after it was read. Another may have made it anew by now.
-    if matches!(status.code, 404 | 409) { Attempt::Refused } else { Attempt::Unknown(error) }
+    if matches!(status.code, 404 | 409) { Attempt::Refused } else { Attempt::Unknown(error.into()) }
 }
 
 /// A client that answers a GET with `judged` and gives its resource version to each PATCH.
@@ -116,13 +116,12 @@ fn compare_and_swap(client: Client, judged: Judged) -> Client {
 }
 
 fn answer(lease: Option<&Lease>) -> Result<Response<Body>, BoxError> {
-    let (status, body) = match lease {
-        Some(lease) => (StatusCode::OK, serde_json::to_vec(lease)?),
-        None => {
-            let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
-                "reason": "NotFound", "message": "no such lease", "code": 404});
-            (StatusCode::NOT_FOUND, serde_json::to_vec(&status)?)
-        }
+    let (status, body) = if let Some(lease) = lease {
+        (StatusCode::OK, serde_json::to_vec(lease)?)
+    } else {
+        let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
+            "reason": "NotFound", "message": "no such lease", "code": 404});
+        (StatusCode::NOT_FOUND, serde_json::to_vec(&status)?)
     };
     Ok(Response::builder().status(status).body(Body::from(body))?)
 }

@@ -1,0 +1,174 @@
+//! A format of the user's own: a regular expression over the whole line.
+//!
+//! Bytes, not text: a request for `/.env?\xff` must count, so `.` and `\S` match any byte and `\d`, `\w`, `\s` are
+//! ASCII. The expression must be anchored with `^`, or a line inside a line could speak for another client.
+
+use regex::bytes::{CaptureLocations, Regex, RegexBuilder};
+use regex_syntax::hir::Look;
+
+use crate::detect::record::{self, Record, RecordError};
+
+/// The longest expression, in bytes.
+const MAX_BYTES: usize = 1024;
+
+/// The most memory that the compiled expression may take, and again the most that a search may cache, in bytes.
+const MAX_COMPILED_BYTES: usize = 1 << 20;
+
+/// The names that a group may have.
+const GROUPS: [&str; 7] = ["ip", "path", "status", "method", "host", "userAgent", "time"];
+
+/// Why an expression can't be a format.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LineRegexError {
+    /// Longer than the limit.
+    #[error("has {0} bytes; {MAX_BYTES} are allowed")]
+    TooLong(usize),
+    /// Not a regular expression.
+    #[error("does not compile: {0}")]
+    Syntax(String),
+    /// Compiled, it is over the limit.
+    #[error("takes more than {MAX_COMPILED_BYTES} bytes when compiled: use smaller repetitions")]
+    TooBig,
+    /// It could match in the middle of a line.
+    #[error("must begin with ^, or a client could write a line of its own into its user agent")]
+    NotAnchored,
+    /// A group of a name that means nothing.
+    #[error("has a group named {0}; the names are ip, path, status, method, host, userAgent, time")]
+    UnknownGroup(String),
+    /// No group for the address or the path.
+    #[error(
+        "has no group for the {0}: name one (?<{0}>…), or without names make group 1 the address and group 2 the path"
+    )]
+    NoGroup(&'static str),
+}
+
+/// A compiled expression, and which of its groups is what.
+#[derive(Clone, Debug)]
+pub(super) struct LineRegex {
+    regex: Regex,
+    found: CaptureLocations,
+    ip: usize,
+    path: usize,
+    status: Option<usize>,
+    method: Option<usize>,
+    time: Option<usize>,
+}
+
+impl LineRegex {
+    pub(super) fn compile(text: &str) -> Result<Self, LineRegexError> {
+        if text.len() > MAX_BYTES {
+            return Err(LineRegexError::TooLong(text.len()));
+        }
+        let hir = regex_syntax::ParserBuilder::new()
+            .unicode(false)
+            .utf8(false)
+            .build()
+            .parse(text)
+            .map_err(|error| LineRegexError::Syntax(crate::detect::matcher::one_line(&error)))?;
+        if !hir.properties().look_set_prefix().contains(Look::Start) {
+            return Err(LineRegexError::NotAnchored);
+        }
+        let regex = RegexBuilder::new(text)
+            .unicode(false)
+            .size_limit(MAX_COMPILED_BYTES)
+            .dfa_size_limit(MAX_COMPILED_BYTES)
+            .build()
+            .map_err(|_| LineRegexError::TooBig)?;
+        let named: Vec<(usize, &str)> =
+            regex.capture_names().enumerate().filter_map(|(index, name)| Some((index, name?))).collect();
+        if let Some((_, unknown)) = named.iter().find(|(_, name)| !GROUPS.contains(name)) {
+            return Err(LineRegexError::UnknownGroup((*unknown).to_owned()));
+        }
+        let group = |wanted: &str| named.iter().find(|(_, name)| *name == wanted).map(|&(index, _)| index);
+        // Without any name the groups count by their place.
+        let by_place = |place: usize| (named.is_empty() && regex.captures_len() > place).then_some(place);
+        Ok(Self {
+            ip: group("ip").or_else(|| by_place(1)).ok_or(LineRegexError::NoGroup("ip"))?,
+            path: group("path").or_else(|| by_place(2)).ok_or(LineRegexError::NoGroup("path"))?,
+            status: group("status"),
+            method: group("method"),
+            time: group("time"),
+            found: regex.capture_locations(),
+            regex,
+        })
+    }
+
+    pub(super) fn parse<'line>(&mut self, line: &'line [u8]) -> Result<Record<'line>, RecordError> {
+        self.regex.captures_read(&mut self.found, line).ok_or(RecordError::Shape)?;
+        let group = |index: usize| self.found.get(index).map(|(start, end)| &line[start..end]);
+        let optional = |index: Option<usize>| index.and_then(group).unwrap_or_default();
+        Ok(Record {
+            client: group(self.ip).and_then(record::client).ok_or(RecordError::Client)?,
+            target: group(self.path).filter(|path| !path.is_empty()).ok_or(RecordError::Request)?,
+            time: optional(self.time),
+            method: optional(self.method),
+            status: optional(self.status),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The predecessor's default, of which many policies will be copies.
+    const PREDECESSOR: &str = r#"^(\S+) \S+ \S+ \[.+?\] "(?:[A-Z]+) (\S+) \S+" \d+"#;
+
+    fn compiled(text: &str) -> LineRegex {
+        LineRegex::compile(text).unwrap()
+    }
+
+    #[test]
+    fn groups_count_by_name_or_else_by_place() {
+        let line = br#"203.0.113.7 - - [20/Mar/2026:10:00:00 +0000] "GET /a HTTP/1.1" 404 1"#;
+        let named =
+            r#"^(?<ip>\S+) \S+ \S+ \[(?<time>[^]]+)\] "(?<method>[A-Z]+) (?<path>\S+) \S+" (?<status>\d+)"#;
+        let by_place = compiled(PREDECESSOR).parse(line).unwrap();
+        let by_name = compiled(named).parse(line).unwrap();
+        assert_eq!((by_place.client, by_place.target), (by_name.client, by_name.target));
+        assert_eq!((by_place.method, by_place.status, by_place.time), (&b""[..], &b""[..], &b""[..]));
+        assert_eq!((by_name.method, by_name.status), (&b"GET"[..], &b"404"[..]));
+        assert_eq!(by_name.time, b"20/Mar/2026:10:00:00 +0000");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_do_not_hide_a_request() {
+        let line = b"203.0.113.7 - \xfe [\xff] \"GET /.env?\xff\xc0 HTTP/1.1\" 404 1";
+        assert_eq!(compiled(PREDECESSOR).parse(line).unwrap().target, b"/.env?\xff\xc0");
+    }
+
+    #[test]
+    fn what_can_not_be_a_format_is_refused_with_what_to_write() {
+        #[rustfmt::skip]
+        let table = [
+            (r"^(\S+",                    "does not compile: unclosed group, at character 2"),
+            (r"(\S+) (\S+)",              "must begin with ^, or a client could write a line of its own into its user agent"),
+            (r"(?m)^(\S+) (\S+)",         "must begin with ^, or a client could write a line of its own into its user agent"),
+            (r"^(\S+) (\S+)|(\S+) x",     "must begin with ^, or a client could write a line of its own into its user agent"),
+            (r"^(\S+) \S+",               "has no group for the path: name one (?<path>…), or without names make group 1 the address and group 2 the path"),
+            (r"^(?<path>\S+) (\S+)",      "has no group for the ip: name one (?<ip>…), or without names make group 1 the address and group 2 the path"),
+            (r"^(?<ip>\S+) (?<url>\S+)",  "has a group named url; the names are ip, path, status, method, host, userAgent, time"),
+            (r"^(\w{999}) (\w{999}){99}", "takes more than 1048576 bytes when compiled: use smaller repetitions"),
+        ];
+        for (given, expect) in table {
+            assert_eq!(LineRegex::compile(given).unwrap_err().to_string(), expect, "given {given}");
+        }
+        assert_eq!(LineRegex::compile(&"^".repeat(1025)).unwrap_err(), LineRegexError::TooLong(1025));
+    }
+
+    #[test]
+    fn a_line_without_an_address_or_a_path_is_named() {
+        #[rustfmt::skip]
+        let table = [
+            (r#"nobody - - [t] "GET /a HTTP/1.1" 200"#,      RecordError::Client),
+            (r#"203.0.113.7 - - [t] "\x16\x03" 400"#,        RecordError::Shape),
+        ];
+        for (line, expect) in table {
+            assert_eq!(compiled(PREDECESSOR).parse(line.as_bytes()), Err(expect), "line {line}");
+        }
+        let may_lack = r"^(?<ip>\S+)(?: (?<path>\S*))?";
+        assert_eq!(compiled(may_lack).parse(b"203.0.113.7"), Err(RecordError::Request));
+        assert_eq!(compiled(may_lack).parse(b"203.0.113.7 "), Err(RecordError::Request));
+    }
+}

@@ -1,0 +1,95 @@
+//! nginx's `combined` format, and the common log format that it extends:
+//!
+//! ```text
+//! $remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent"
+//! 203.0.113.7 - - [20/Mar/2026:10:00:00 +0000] "GET /index.html HTTP/1.1" 200 612 "-" "curl/8.5.0"
+//! ```
+//!
+//! The client chooses `$remote_user`, `$request` and all after `$status`. nginx writes each byte of them that is a
+//! quote, a backslash, below 0x20 or above 0x7e as `\xHH`, so that the first quote of a line is always the one that
+//! opens the request and the next the one that closes it. Nothing to the right of the status is read.
+
+use memchr::{memchr, memmem, memrchr};
+
+use crate::detect::record::{self, Record, RecordError};
+
+/// The longest name of a method that is taken for one, in bytes.
+const MAX_METHOD_BYTES: usize = 32;
+
+/// Bytes of `$time_local`, such as `20/Mar/2026:10:00:00 +0000`.
+const TIME_BYTES: usize = 26;
+
+pub(super) fn parse(line: &[u8]) -> Result<Record<'_>, RecordError> {
+    let (client, rest) = split_at(line, memchr(b' ', line)).ok_or(RecordError::Shape)?;
+    let (time, rest) = time(rest).ok_or(RecordError::Shape)?;
+    let (request, rest) = split_at(rest, closing_quote(rest)).ok_or(RecordError::Shape)?;
+    let status = status(rest).ok_or(RecordError::Shape)?;
+    // Only now, when the line is known to be of this format, is the address blamed, and then the request.
+    let client = record::client(client).ok_or(RecordError::Client)?;
+    let (method, target) = request_line(request).ok_or(RecordError::Request)?;
+    Ok(Record { client, time, method, target, status })
+}
+
+/// What stands left and right of the byte at `index`.
+fn split_at(bytes: &[u8], index: Option<usize>) -> Option<(&[u8], &[u8])> {
+    let (left, right) = bytes.split_at(index?);
+    Some((left, &right[1..]))
+}
+
+/// `- user [time] "` → the time, and what follows the quote.
+///
+/// A user's name may hold spaces and brackets, but no quote: the `] "` that is looked for is the real one, and the
+/// time is what stands between it and the nearest bracket on its left.
+fn time(rest: &[u8]) -> Option<(&[u8], &[u8])> {
+    // Nearly always nobody has logged in, and the place of everything is known.
+    if let Some(after) = rest.strip_prefix(b"- - [")
+        && after.get(TIME_BYTES..TIME_BYTES + 3) == Some(b"] \"")
+        && memchr(b']', &after[..TIME_BYTES]).is_none()
+    {
+        return Some((&after[..TIME_BYTES], &after[TIME_BYTES + 3..]));
+    }
+    let end = memmem::find(rest, b"] \"")?;
+    let start = memrchr(b'[', &rest[..end])?;
+    // `ident user ` stands before it; each has at least one byte.
+    let idents = rest[..start].strip_suffix(b" ")?;
+    let (ident, user) = split_at(idents, memchr(b' ', idents))?;
+    (!ident.is_empty() && !user.is_empty()).then(|| (&rest[start + 1..end], &rest[end + 3..]))
+}
+
+/// The quote that ends the request. Apache escapes one inside as `\"`, nginx never leaves one.
+fn closing_quote(rest: &[u8]) -> Option<usize> {
+    memchr::memchr_iter(b'"', rest).find(|&at| {
+        let backslashes = rest[..at].iter().rev().take_while(|&&byte| byte == b'\\').count();
+        backslashes % 2 == 0
+    })
+}
+
+/// ` 404` and then nothing more, or a space.
+fn status(rest: &[u8]) -> Option<&[u8]> {
+    match rest {
+        [b' ', a, b, c, tail @ ..]
+            if [a, b, c].iter().all(|byte| byte.is_ascii_digit()) && matches!(tail, [] | [b' ', ..]) =>
+        {
+            Some(&rest[1..4])
+        }
+        _ => None,
+    }
+}
+
+/// `GET /a b HTTP/1.1` → `GET` and `/a b`: what HTTP/1 clients send may hold spaces, so the last ` HTTP/` counts.
+/// Without one it is HTTP/0.9, or a request that nginx answered with 400.
+fn request_line(request: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (method, rest) = split_at(request, memchr(b' ', request))?;
+    let is_method = (1..=MAX_METHOD_BYTES).contains(&method.len())
+        && method.iter().all(|byte| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_'));
+    let end = match rest {
+        // The usual ` HTTP/1.1`, without a search.
+        [.., b' ', b'H', b'T', b'T', b'P', b'/', _, b'.', _] => rest.len() - 9,
+        _ => memmem::rfind(rest, b" HTTP/").unwrap_or(rest.len()),
+    };
+    let target = &rest[..end];
+    (is_method && !target.is_empty()).then_some((method, target))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+//! The last few thousand hits in words, so that evidence can show requests without a string for each tracked source.
+
+use super::{decision::MAX_TEXT_CHARS, record::Record, target};
+
+/// How many are kept; at [`MAX_TEXT_CHARS`] bytes each that is 1 MiB at most.
+const KEPT: usize = 4096;
+
+/// A ring of requests, numbered as they come.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Samples {
+    ring: Vec<Vec<u8>>,
+    next: u32,
+}
+
+impl Samples {
+    /// Keeps a request without its query; the number to ask for it with.
+    pub(super) fn keep(&mut self, record: &Record<'_>) -> u32 {
+        let number = self.next;
+        self.next = self.next.wrapping_add(1);
+        let slot = number as usize % KEPT;
+        if self.ring.len() <= slot {
+            self.ring.push(Vec::new());
+        }
+        let sample = &mut self.ring[slot];
+        sample.clear();
+        let (path, _query) = target::split(record.target);
+        for part in [record.method, path, record.status] {
+            if part.is_empty() {
+                continue;
+            }
+            if !sample.is_empty() {
+                sample.push(b' ');
+            }
+            let room = MAX_TEXT_CHARS.saturating_sub(sample.len());
+            sample.extend_from_slice(&part[..part.len().min(room)]);
+        }
+        number
+    }
+
+    /// A request that is still kept, fit to be shown.
+    pub(super) fn get(&self, number: u32) -> Option<String> {
+        let age = self.next.wrapping_sub(number) as usize;
+        (1..=KEPT).contains(&age).then(|| printable(&self.ring[number as usize % KEPT]))
+    }
+}
+
+/// Text of at most [`MAX_TEXT_CHARS`] that no terminal, shell or log reader takes for anything else.
+pub(super) fn printable(bytes: &[u8]) -> String {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let mut text = String::new();
+    for &byte in bytes {
+        let start = text.len();
+        match byte {
+            b'"' | b'\'' | b'`' | ..0x20 | 0x7f.. => {
+                text.push_str("\\x");
+                text.extend([byte >> 4, byte & 0xf].map(|digit| char::from(HEX[usize::from(digit)])));
+            }
+            _ => text.push(char::from(byte)),
+        }
+        if text.len() > MAX_TEXT_CHARS {
+            text.truncate(start);
+            break;
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn record<'a>(method: &'a [u8], target: &'a [u8], status: &'a [u8]) -> Record<'a> {
+        Record { client: Ipv4Addr::LOCALHOST.into(), time: b"", method, target, status }
+    }
+
+    #[test]
+    fn a_sample_shows_the_request_and_hides_the_query() {
+        #[rustfmt::skip]
+        let table: &[([&[u8]; 3], &str)] = &[
+            ([b"GET", b"/wp-admin/?token=x#y", b"404"], "GET /wp-admin/ 404"),
+            ([b"",    b"/wp-admin/",           b""],    "/wp-admin/"),
+            ([b"GET", b"http://u:p@h/a?b",     b"400"], "GET /a 400"),
+            ([b"GET", b"/\x1b[31m\"'`\xff\\x22", b"404"], r"GET /\x1B[31m\x22\x27\x60\xFF\x22 404"),
+        ];
+        for ([method, target, status], expect) in table {
+            let mut samples = Samples::default();
+            let number = samples.keep(&record(method, target, status));
+            assert_eq!(samples.get(number).as_deref(), Some(*expect));
+        }
+    }
+
+    #[test]
+    fn a_sample_is_short_and_is_forgotten_in_time() {
+        let mut samples = Samples::default();
+        let first = samples.keep(&record(b"GET", &b"\0".repeat(9000), b"404"));
+        assert_eq!(samples.get(first).unwrap().len(), MAX_TEXT_CHARS);
+        for _ in 1..KEPT {
+            samples.keep(&record(b"GET", b"/", b"404"));
+        }
+        assert!(samples.get(first).is_some());
+        samples.keep(&record(b"GET", b"/", b"404"));
+        assert_eq!(samples.get(first), None);
+        assert_eq!(samples.ring.len(), KEPT);
+    }
+}

@@ -1,0 +1,216 @@
+//! One request to `pods/log`, from opening to its end.
+
+use std::time::Duration;
+
+use http::{Response, StatusCode, header::RETRY_AFTER};
+use http_body_util::{BodyExt as _, Collected, Limited};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::LogParams;
+use kube::client::Body;
+use kube::core::{Request, Status};
+use kube::{Client, Resource as _};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::lines::Lines;
+use super::{CloseReason, Container, Failure, LineSink};
+
+/// How long the API server may take to begin its answer: the kubelet sends its headers at once, lines or none.
+const OPEN_LIMIT: Duration = Duration::from_secs(30);
+
+/// What is read at most of an answer that is no log.
+const MAX_ERROR_BYTES: usize = 16 * 1024;
+
+/// The longest wait that the API server may ask for.
+const MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
+
+/// Why a log could not be read.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    /// Its kind.
+    pub(super) what: Failure,
+    /// The API server's words, or the network's.
+    pub(super) message: String,
+    /// How long the API server asks us to wait.
+    pub(super) retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    /// A refusal without a wish for patience.
+    pub(super) fn new(what: Failure, message: impl Into<String>) -> Self {
+        Self { what, message: message.into(), retry_after: None }
+    }
+
+    /// What an API call has failed with.
+    pub(super) fn from_error(error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => Self::from_status(status.code, status.message),
+            error => Self::new(Failure::Unreachable, error.to_string()),
+        }
+    }
+
+    /// The kubelet's own refusals reach us as 400, with nothing but their words to tell them apart
+    /// (`pkg/kubelet/kubelet_pods.go`, `validateContainerLogStatus`; `pkg/registry/core/pod/strategy.go`).
+    fn from_status(code: u16, message: String) -> Self {
+        let says = |words: &str| message.contains(words);
+        let what = match code {
+            401 | 403 => Failure::Forbidden,
+            404 if says("container ") => Failure::ContainerMissing,
+            404 => Failure::NotFound,
+            429 => Failure::Throttled,
+            400 if says("is waiting to start") || says("is not available") => Failure::Waiting,
+            400 if says("is not valid for pod") => Failure::ContainerMissing,
+            400 if says("not found") || says("cannot be found") || says("is terminated") => Failure::NotFound,
+            _ => Failure::Server,
+        };
+        Self::new(what, message)
+    }
+}
+
+/// Which log of a container.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Which {
+    /// The current instance's, and what it is going to write.
+    Follow,
+    /// All that the instance before it wrote.
+    Previous,
+}
+
+/// Opens a container's log at `since`, which has no fraction of a second: it would be rounded up.
+pub(super) async fn open(
+    client: &Client,
+    container: &Container,
+    which: Which,
+    since: Timestamp,
+) -> Result<Body, Refusal> {
+    let params = LogParams {
+        container: Some(container.container.clone()),
+        follow: which == Which::Follow,
+        previous: which == Which::Previous,
+        since_time: Some(since),
+        timestamps: true,
+        ..LogParams::default()
+    };
+    let request = Request::new(Pod::url_path(&(), Some(&container.namespace)))
+        .logs(&container.pod, &params)
+        .map_err(|error| Refusal::new(Failure::Server, error.to_string()))?;
+    let answer = match timeout(OPEN_LIMIT, client.send(request.map(Body::from))).await {
+        Ok(answer) => answer.map_err(Refusal::from_error)?,
+        Err(_) => return Err(Refusal::new(Failure::Unreachable, "no answer within 30 s")),
+    };
+    if answer.status() == StatusCode::OK { Ok(answer.into_body()) } else { Err(refusal(answer).await) }
+}
+
+async fn refusal(answer: Response<Body>) -> Refusal {
+    let code = answer.status().as_u16();
+    let seconds = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let body = timeout(OPEN_LIMIT, Limited::new(answer.into_body(), MAX_ERROR_BYTES).collect()).await;
+    let text = body.ok().and_then(Result::ok).map(Collected::to_bytes).unwrap_or_default();
+    let message = serde_json::from_slice::<Status>(&text)
+        .map_or_else(|_| String::from_utf8_lossy(&text).into_owned(), |status| status.message);
+    let retry_after = seconds.map(|seconds| Duration::from_secs(seconds).min(MAX_RETRY_AFTER));
+    Refusal { retry_after, ..Refusal::from_status(code, message) }
+}
+
+/// Reads an open stream to its end. The flag says whether anything new came.
+pub(super) async fn read(
+    mut body: Body,
+    lines: &mut Lines,
+    sink: &mut impl LineSink,
+    patience: &mut Patience,
+    lifetime: Duration,
+) -> (CloseReason, bool) {
+    let mut news = false;
+    let mut heard = Instant::now();
+    let dies = heard + lifetime;
+    loop {
+        let impatient = heard + patience.limit();
+        let frame = match timeout_at(impatient.min(dies), body.frame()).await {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(error))) => {
+                tracing::debug!(%error, "log stream broke");
+                return (CloseReason::Error, news);
+            }
+            Ok(None) => return (CloseReason::Eof, news),
+            Err(_) => {
+                let now = Instant::now();
+                patience.heard(now - heard);
+                return (if now >= dies { CloseReason::Lifetime } else { CloseReason::Idle }, news);
+            }
+        };
+        let now = Instant::now();
+        patience.heard(now - heard);
+        heard = now;
+        if let Some(chunk) = frame.data_ref() {
+            news |= lines.feed(chunk, sink);
+        }
+        // A stream that never pauses lives no longer than another.
+        if now >= dies {
+            return (CloseReason::Lifetime, news);
+        }
+    }
+}
+
+/// How long a stream may be silent before its connection is taken for dead: three times its usual pause, and
+/// between 30 s and two minutes.
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    /// The moving average of the pauses, in seconds.
+    usual_secs: f64,
+}
+
+impl Patience {
+    const LEAST: Duration = Duration::from_secs(30);
+    const MOST: Duration = Duration::from_mins(2);
+
+    fn limit(&self) -> Duration {
+        Duration::try_from_secs_f64(3.0 * self.usual_secs)
+            .unwrap_or(Self::MOST)
+            .clamp(Self::LEAST, Self::MOST)
+    }
+
+    /// A long pause counts at once, so that a quiet log is not opened anew each half minute; short ones by and by.
+    fn heard(&mut self, pause: Duration) {
+        let pause = pause.as_secs_f64();
+        self.usual_secs = if pause > self.usual_secs { pause } else { 0.9 * self.usual_secs + 0.1 * pause };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_grows_with_a_quiet_log_and_wanes_with_a_busy_one() {
+        let mut patience = Patience::default();
+        assert_eq!(patience.limit(), Duration::from_secs(30));
+        patience.heard(Duration::from_secs(30));
+        assert_eq!(patience.limit(), Duration::from_secs(90));
+        patience.heard(Duration::from_secs(90));
+        assert_eq!(patience.limit(), Duration::from_mins(2));
+        for _ in 0..100 {
+            patience.heard(Duration::from_millis(10));
+        }
+        assert_eq!(patience.limit(), Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_refusal_is_known_by_its_code_or_its_words() {
+        #[rustfmt::skip]
+        let table = [
+            (403, "pods \"a\" is forbidden: cannot get resource \"pods/log\"",                          Failure::Forbidden),
+            (404, "pods \"a\" not found",                                                               Failure::NotFound),
+            (404, "container \"x\" not found in pod \"gw_a\"",                                          Failure::ContainerMissing),
+            (429, "too many requests",                                                                  Failure::Throttled),
+            (503, "service unavailable",                                                                Failure::Server),
+            (400, "container \"x\" in pod \"a\" is waiting to start: ContainerCreating",                Failure::Waiting),
+            (400, "container \"x\" in pod \"a\" is waiting to start: trying and failing to pull image", Failure::Waiting),
+            (400, "container x is not valid for pod a",                                                 Failure::ContainerMissing),
+            (400, "previous terminated container \"x\" in pod \"a\" not found",                         Failure::NotFound),
+            (400, "something new",                                                                      Failure::Server),
+        ];
+        for (code, message, expect) in table {
+            assert_eq!(Refusal::from_status(code, message.into()).what, expect, "{code} {message}");
+        }
+    }
+}
