@@ -6,7 +6,10 @@
 use std::time::Duration;
 
 use ip_sentry_core::{
-    detect::policy::{self, FormatDraft, PolicyDraft},
+    detect::{
+        format::{self, FormatDraft},
+        policy::{self, PolicyDraft},
+    },
     duration::GatewayDuration,
     net::{Network, NetworkError},
 };
@@ -58,7 +61,7 @@ fn draft(spec: &ProbePolicySpec) -> Result<PolicyDraft, ConvertError> {
     let none = Except::default();
     let except = spec.except.as_ref().unwrap_or(&none);
     Ok(PolicyDraft {
-        format: format(&spec.format)?,
+        format: log_format(&spec.format)?,
         catalogues: spec.r#match.catalogues.iter().map(|&catalogue| catalogue.into()).collect(),
         patterns: spec.r#match.patterns.clone(),
         except_cidrs: networks(&except.cidrs)?,
@@ -102,9 +105,9 @@ fn networks(texts: &[String]) -> Result<Vec<Network>, ConvertError> {
     texts.iter().enumerate().map(parse).collect()
 }
 
-fn format(format: &LogFormat) -> Result<FormatDraft, ConvertError> {
-    match (format.preset, &format.regex) {
-        (Some(Preset::NginxCombined), None) => Ok(FormatDraft::Preset(ip_sentry_core::detect::format::Preset::NginxCombined)),
+fn log_format(given: &LogFormat) -> Result<FormatDraft, ConvertError> {
+    match (given.preset, &given.regex) {
+        (Some(Preset::NginxCombined), None) => Ok(FormatDraft::Preset(format::Preset::NginxCombined)),
         (None, Some(regex)) => Ok(FormatDraft::Regex(regex.clone())),
         _ => Err(ConvertError::Format),
     }
@@ -127,7 +130,8 @@ mod tests {
     #[test]
     fn a_policy_of_a_target_alone_is_the_documented_default() {
         let spec: ProbePolicySpec =
-            serde_json::from_value(json!({"targetRefs": [{"group": "", "kind": "Service", "name": "web"}]})).unwrap();
+            serde_json::from_value(json!({"targetRefs": [{"group": "", "kind": "Service", "name": "web"}]}))
+                .unwrap();
         let draft = draft(&spec).unwrap();
         assert_eq!((draft.threshold, draft.unique_pattern_threshold), (3, 2));
         assert_eq!((draft.window.as_secs(), draft.ban_duration.as_secs()), (120, 86_400));

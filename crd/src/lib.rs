@@ -10,6 +10,7 @@
 )]
 
 pub mod condition;
+pub mod convert;
 pub mod ip_ban;
 pub mod manifest;
 pub mod node_firewall;

@@ -20,9 +20,10 @@ pub struct Args {
     /// Where /metrics, /healthz and /readyz are served.
     #[arg(long, env = "IP_SENTRY_LISTEN", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,
-    /// The most sources that one policy follows at a time; beyond it the least suspicious is forgotten.
-    #[arg(long, env = "IP_SENTRY_MAX_SOURCES", default_value_t = 200_000)]
-    pub max_sources: usize,
+    /// Memory for the sources that one policy follows, in MiB; beyond it the least suspicious are forgotten.
+    /// 16 MiB hold about 220,000.
+    #[arg(long, env = "IP_SENTRY_SOURCE_MEMORY_MIB", default_value_t = 16)]
+    pub source_memory_mib: usize,
     /// What is logged, as tracing's filter directives.
     #[arg(long, env = "IP_SENTRY_LOG", default_value = "info,kube_leader_election=warn")]
     pub log: String,

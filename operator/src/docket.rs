@@ -155,7 +155,10 @@ impl Docket {
             Outcome::Shielded(decision) => {
                 Metrics::count(&state.metrics.decisions_dropped, "shielded");
                 state.tell_if_leading(&policy, What::BanSkippedProtected, None, || {
-                    format!("{} would be banned, but the ban would drop a protected network too", decision.source)
+                    format!(
+                        "{} would be banned, but the ban would drop a protected network too",
+                        decision.source
+                    )
                 });
             }
             Outcome::Earned(decision) if !policy.enforces() => {

@@ -20,7 +20,7 @@ use ip_sentry_crd::{IPBan, ProbePolicy};
 use crate::metrics::Metrics;
 
 /// Who an event is about.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct PolicyKey {
     /// The policy's namespace.
     pub namespace: String,
@@ -116,7 +116,8 @@ impl Events {
     /// `client` lets writes through only while this replica leads; `instance` is this pod's name.
     #[must_use]
     pub fn new(client: Client, instance: &str, metrics: Arc<Metrics>) -> Self {
-        let reporter = Reporter { controller: "ipsentry.dev/operator".into(), instance: Some(instance.into()) };
+        let reporter =
+            Reporter { controller: "ipsentry.dev/operator".into(), instance: Some(instance.into()) };
         Self { recorder: Recorder::new(client, reporter), buckets: Arc::default(), metrics }
     }
 

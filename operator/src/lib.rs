@@ -1,15 +1,31 @@
 //! The operator's parts: log lines in, IPBans out.
+//!
+//! The way of a line, file by file: [`tail`] follows a container's log, [`streams`] hands each line to the
+//! policies that read it, [`policies`] lets their jails count, [`docket`] keeps what they decide until it is
+//! stored, and [`publish`] writes the `IPBan`. [`expire`] sees to its end.
+//! [`control`] decides which logs are read, and tells people how it goes.
 
 pub mod admin;
 pub mod args;
 pub mod backoff;
 pub mod bans;
 pub mod client;
+pub mod control;
+pub mod docket;
 pub mod events;
+pub mod expire;
+pub mod heartbeats;
 pub mod history;
+pub mod inventory;
 pub mod lease;
 pub mod metrics;
+pub mod policies;
 pub mod protected;
+pub mod publish;
+pub mod run;
+pub mod state;
+pub mod status;
+pub mod streams;
 pub mod tail;
 pub mod targets;
 pub mod watch;

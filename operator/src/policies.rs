@@ -129,7 +129,8 @@ impl Policies {
         lifted: &[(Source, Timestamp)],
         now: Timestamp,
     ) {
-        let keys: BTreeMap<PolicyKey, &ProbePolicy> = objects.iter().map(|object| (key_of(object), object)).collect();
+        let keys: BTreeMap<PolicyKey, &ProbePolicy> =
+            objects.iter().map(|object| (key_of(object), object)).collect();
         self.entries.retain(|key, entry| keys.get(key).is_some_and(|object| object.uid() == entry.uid));
         for (key, object) in keys {
             let is_judged =
@@ -186,8 +187,8 @@ fn judge(
     now: Timestamp,
 ) -> Entry {
     let spec = &object.spec;
-    let judged = convert::policy(spec)
-        .and_then(|policy| Ok((policy, convert::window(spec)?, convert::exempt(spec)?)));
+    let judged =
+        convert::policy(spec).and_then(|policy| Ok((policy, convert::window(spec)?, convert::exempt(spec)?)));
     let (policy, window, exempt) = match judged {
         Ok(judged) => judged,
         Err(error) => return refuse(object, before, &error),
@@ -261,7 +262,8 @@ mod tests {
     }
 
     fn line(path: &str) -> Vec<u8> {
-        format!(r#"203.0.113.7 - - [22/Nov/2026:10:00:00 +0000] "GET {path} HTTP/1.1" 404 0 "-" "-""#).into_bytes()
+        format!(r#"203.0.113.7 - - [22/Nov/2026:10:00:00 +0000] "GET {path} HTTP/1.1" 404 0 "-" "-""#)
+            .into_bytes()
     }
 
     fn at(second: i64) -> Timestamp {
@@ -283,7 +285,10 @@ mod tests {
         assert_eq!(entry.accepted.status, Some(false));
         assert!(entry.accepted.message.contains("stays in force until the operator restarts"));
         assert_eq!(entry.generation, Some(2));
-        assert!(matches!(jail.observe(at(2), &line("/admin"), &Networks::default()), Some(Outcome::Earned(_))));
+        assert!(matches!(
+            jail.observe(at(2), &line("/admin"), &Networks::default()),
+            Some(Outcome::Earned(_))
+        ));
     }
 
     #[test]
@@ -303,7 +308,10 @@ mod tests {
         let jail = policies.iter().next().unwrap().1.jail.clone().unwrap();
         assert!(jail.observe(at(1), &line("/admin"), &Networks::default()).is_none());
         update(&mut policies, object(2, &["^/admin", "^/other"]));
-        assert!(matches!(jail.observe(at(2), &line("/other"), &Networks::default()), Some(Outcome::Earned(_))));
+        assert!(matches!(
+            jail.observe(at(2), &line("/other"), &Networks::default()),
+            Some(Outcome::Earned(_))
+        ));
     }
 
     #[test]

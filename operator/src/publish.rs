@@ -71,7 +71,9 @@ impl PublishError {
         }
         match error {
             // 403 and 422 are admission's. Until the leader has listed the cluster's networks, nothing is admitted.
-            kube::Error::Api(status) if matches!(status.code, 403 | 422) && !status.message.contains("not yet listed") => {
+            kube::Error::Api(status)
+                if matches!(status.code, 403 | 422) && !status.message.contains("not yet listed") =>
+            {
                 Self::Refused { network, message: status.message }
             }
             error => Self::Unreachable { network, source: Box::new(error) },
@@ -146,7 +148,8 @@ impl Publisher {
         now: Timestamp,
     ) -> Result<Published, PublishError> {
         let name = decision.source.ban_name();
-        let Some(existing) = self.create(&ban(&name, policy, decision, offence), decision.source).await? else {
+        let Some(existing) = self.create(&ban(&name, policy, decision, offence), decision.source).await?
+        else {
             return Ok(Published::Created);
         };
         match taken(&existing, decision, now) {

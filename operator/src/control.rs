@@ -1,0 +1,274 @@
+//! The control loop: from what exists to what should run and what should be said of it.
+//!
+//! Level-triggered: each round starts from the tables of what exists, never from what has changed. Policies are
+//! judged, their targets resolved, streams started and ended, protected networks and statuses written. Every
+//! replica does the first half; the writes go through only on the leader.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use ip_sentry_core::{detect::jail::Limits, net::Source};
+use ip_sentry_crd::{ProbePolicy, ProtectedNetworks, probe_policy::ProbePolicyStatus};
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    bans::DELETION_SLACK,
+    inventory::Inventories,
+    lease::Deposed,
+    metrics::{self, Metrics, PolicyLabel},
+    policies::{PolicyJail, PolicyKey},
+    protected,
+    state::State,
+    status,
+    streams::{StreamState, Streams},
+    tail::Container,
+    targets::{self, Resolved},
+};
+
+/// How long changes are gathered before a round.
+const GATHER: Duration = Duration::from_millis(50);
+/// The longest time between two rounds.
+const ROUND: Duration = Duration::from_secs(5);
+/// How often counters that changed are written, when no condition has.
+const COUNTERS: Duration = Duration::from_secs(30);
+/// The longest time that a source stays in a jail's memory; liftings from before it need no telling.
+const LONGEST_WINDOW: SignedDuration = SignedDuration::from_hours(24);
+
+/// The loop and what it keeps between rounds.
+pub struct Control {
+    state: Arc<State>,
+    inventories: Inventories,
+    streams: Streams,
+    limits: Limits,
+    /// Told of each change to what exists.
+    dirty: Arc<Notify>,
+    /// Told when policies or protected networks have changed.
+    changed: Vec<Arc<Notify>>,
+    protected: watch::Sender<Arc<ip_sentry_core::networks::Networks>>,
+    resolved: BTreeMap<PolicyKey, Resolved>,
+    written: HashMap<PolicyKey, (ProbePolicyStatus, Instant)>,
+    was_leading: bool,
+}
+
+impl Control {
+    /// `dirty` wakes the loop, and the loop wakes `changed`.
+    #[must_use]
+    pub fn new(
+        state: Arc<State>,
+        inventories: Inventories,
+        streams: Streams,
+        limits: Limits,
+        dirty: Arc<Notify>,
+        changed: Vec<Arc<Notify>>,
+        protected: watch::Sender<Arc<ip_sentry_core::networks::Networks>>,
+    ) -> Self {
+        Self {
+            state,
+            inventories,
+            streams,
+            limits,
+            dirty,
+            changed,
+            protected,
+            resolved: BTreeMap::new(),
+            written: HashMap::new(),
+            was_leading: false,
+        }
+    }
+
+    /// Works until `shutdown`.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut leadership = self.state.leadership.clone();
+        loop {
+            self.round().await;
+            tokio::select! {
+                () = self.dirty.notified() => {}
+                _ = leadership.changed() => {}
+                () = tokio::time::sleep(ROUND) => {}
+                () = shutdown.cancelled() => return,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(GATHER) => {}
+                () = shutdown.cancelled() => return,
+            }
+        }
+    }
+
+    async fn round(&mut self) {
+        let now = Timestamp::now();
+        let is_leading = self.state.leadership.is_leading();
+        if is_leading != self.was_leading {
+            self.was_leading = is_leading;
+            // What another leader wrote in between is not known here.
+            self.written.clear();
+        }
+        let is_protected_known = self.protect(now, is_leading).await;
+        // Until the bans, their history and the protected networks are known, nothing may be counted.
+        if !is_protected_known || !self.state.bans().is_synced() || !self.state.history.is_synced() {
+            return;
+        }
+        self.state.ready.store(true, Ordering::Relaxed);
+        let policies = self.inventories.policies();
+        self.judge(&policies, now);
+        self.attach(&policies, now);
+        for notify in &self.changed {
+            notify.notify_one();
+        }
+        self.tell(&policies, now, is_leading).await;
+    }
+
+    /// Reads what is protected, and as the leader writes what was found. Says whether it is known.
+    async fn protect(&mut self, now: Timestamp, is_leading: bool) -> bool {
+        let object = self.inventories.protected_networks();
+        if let Some(object) = &object
+            && protected::is_observed(object)
+        {
+            let networks = protected::in_force(object);
+            self.protected.send_if_modified(|known| {
+                let differs = **known != networks;
+                if differs {
+                    *known = Arc::new(networks);
+                }
+                differs
+            });
+        }
+        if is_leading && self.inventories.is_cluster_known() {
+            let written = self.write_protected(object.as_deref(), now).await;
+            self.report("ProtectedNetworks", written);
+        }
+        object.is_some_and(|object| protected::is_observed(&object)) || !self.protected.borrow().is_empty()
+    }
+
+    async fn write_protected(
+        &self,
+        object: Option<&ProtectedNetworks>,
+        now: Timestamp,
+    ) -> Result<(), kube::Error> {
+        let Some(object) = object else { return protected::create(&self.state.writer).await };
+        let found = self.inventories.discover();
+        match protected::status(object, &found, &self.inventories.unread(), now) {
+            Some(status) => protected::write(&self.state.writer, &status).await,
+            None => Ok(()),
+        }
+    }
+
+    fn judge(&mut self, policies: &[ProbePolicy], now: Timestamp) {
+        let recently = now - LONGEST_WINDOW;
+        let lifted: Vec<(Source, Timestamp)> = self.state.history.with(|history| {
+            history.lifted_since(recently).map(|(source, at)| (source, at + DELETION_SLACK)).collect()
+        });
+        self.state.policies().update(policies, self.limits, &lifted, now);
+    }
+
+    /// Resolves the targets and brings the streams in line.
+    fn attach(&mut self, objects: &[ProbePolicy], now: Timestamp) {
+        let namespaces: BTreeSet<String> =
+            objects.iter().filter_map(|object| object.metadata.namespace.clone()).collect();
+        self.inventories.follow(&namespaces);
+        let policies = self.state.policies();
+        let mut wanted: HashMap<Container, Vec<Arc<PolicyJail>>> = HashMap::new();
+        self.resolved.clear();
+        for (key, entry) in policies.iter() {
+            let (Some(spec), Some(jail)) = (&entry.spec, &entry.jail) else { continue };
+            let Some(resolved) = self
+                .inventories
+                .with(&key.namespace, |inventory| targets::resolve(&key.namespace, spec, inventory))
+            else {
+                continue;
+            };
+            for container in &resolved.containers {
+                wanted.entry(container.clone()).or_default().push(jail.clone());
+            }
+            self.resolved.insert(key.clone(), resolved);
+        }
+        // A stream that starts reads back so far that no hit which still counts is missed.
+        let back = SignedDuration::try_from(policies.longest_window()).unwrap_or(LONGEST_WINDOW);
+        self.streams.sync(wanted, now - back);
+        for (_, entry) in policies.iter() {
+            if let Some(jail) = &entry.jail {
+                jail.jail().sweep(now);
+                mirror_counters(&self.state.metrics, jail);
+            }
+        }
+    }
+
+    /// Writes each policy's status where a condition has changed, or a counter and it has been a while.
+    async fn tell(&mut self, objects: &[ProbePolicy], now: Timestamp, is_leading: bool) {
+        if !is_leading {
+            return;
+        }
+        let mut due = Vec::new();
+        {
+            let policies = self.state.policies();
+            self.written.retain(|key, _| policies.iter().any(|(known, _)| known == key));
+            for (key, entry) in policies.iter() {
+                let nothing = Resolved::unknown();
+                let resolved = self.resolved.get(key).unwrap_or(&nothing);
+                let streams: Vec<StreamState> =
+                    resolved.containers.iter().map(|container| self.streams.state(container)).collect();
+                let old = objects
+                    .iter()
+                    .find(|object| is_named(object, key))
+                    .and_then(|object| object.status.as_ref())
+                    .map_or(&[][..], |status| &status.conditions);
+                let status = status::status(&status::Facts { entry, resolved, streams: &streams }, old, now);
+                if self.is_due(key, &status) {
+                    due.push((key.clone(), status));
+                }
+            }
+        }
+        for (key, status) in due {
+            let written = status::write(&self.state.writer, &key, &status).await;
+            if written.is_ok() {
+                self.written.insert(key, (status, Instant::now()));
+            }
+            self.report("ProbePolicy", written);
+        }
+    }
+
+    fn is_due(&self, key: &PolicyKey, status: &ProbePolicyStatus) -> bool {
+        match self.written.get(key) {
+            None => true,
+            Some((known, at)) => {
+                known.conditions != status.conditions
+                    || known.streams != status.streams
+                    || (known != status && at.elapsed() >= COUNTERS)
+            }
+        }
+    }
+
+    fn report(&self, what: &'static str, written: Result<(), kube::Error>) {
+        if let Err(error) = written
+            && !Deposed::is_cause_of(&error)
+        {
+            Metrics::count(&self.state.metrics.write_errors, what);
+            tracing::warn!(what, error = &error as &dyn std::error::Error, "a status was not written yet");
+        }
+    }
+}
+
+fn is_named(object: &ProbePolicy, key: &PolicyKey) -> bool {
+    object.metadata.namespace.as_ref() == Some(&key.namespace)
+        && object.metadata.name.as_ref() == Some(&key.name)
+}
+
+fn mirror_counters(metrics: &Metrics, policy: &PolicyJail) {
+    let label = PolicyLabel { namespace: policy.key.namespace.clone(), policy: policy.key.name.clone() };
+    let counters = policy.jail().counters().clone();
+    let hidden = counters.protected_clients + counters.private_clients;
+    for (family, value) in [
+        (&metrics.lines, counters.lines),
+        (&metrics.parsed, counters.parsed),
+        (&metrics.hits, counters.hits),
+        (&metrics.evicted, counters.evicted),
+        (&metrics.infrastructure, hidden),
+        (&metrics.decisions, counters.earned),
+    ] {
+        metrics::mirror(&family.get_or_create(&label), value);
+    }
+}

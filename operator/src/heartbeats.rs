@@ -1,0 +1,108 @@
+//! Nodes that have fallen silent: the leader says of their `NodeFirewall` that nobody knows whether it works.
+
+use std::{sync::Arc, time::Duration};
+
+use ip_sentry_crd::condition::Finding;
+use ip_sentry_crd::{FIELD_MANAGER, NodeFirewall, condition};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{
+    Api, ResourceExt as _,
+    api::{ListParams, Patch, PatchParams},
+};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::{lease::Deposed, metrics::Metrics, state::State};
+
+/// How often the leader looks.
+const ROUND: Duration = Duration::from_secs(60);
+/// Three heartbeats of 60 s and their jitter.
+const SILENCE: SignedDuration = SignedDuration::from_secs(225);
+
+/// Looks until `shutdown`, while this replica leads.
+pub async fn run(state: Arc<State>, shutdown: CancellationToken) {
+    let api: Api<NodeFirewall> = Api::all(state.writer.clone());
+    loop {
+        if state.leadership.is_leading()
+            && let Err(error) = round(&api, Timestamp::now()).await
+            && !Deposed::is_cause_of(&error)
+        {
+            Metrics::count(&state.metrics.write_errors, "NodeFirewall");
+            tracing::warn!(error = &error as &dyn std::error::Error, "silent nodes could not be marked");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(ROUND) => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+async fn round(api: &Api<NodeFirewall>, now: Timestamp) -> Result<(), kube::Error> {
+    for firewall in api.list(&ListParams::default()).await? {
+        let Some(conditions) = silenced(&firewall, now) else { continue };
+        let patch = json!({
+            "metadata": {"resourceVersion": firewall.metadata.resource_version},
+            "status": {"conditions": conditions},
+        });
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+        match api.patch_status(&firewall.name_any(), &params, &Patch::Merge(patch)).await {
+            // It spoke, or went, in between.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            written => drop(written?),
+        }
+    }
+    Ok(())
+}
+
+/// The conditions to write of a node that has fallen silent, unless they say so already.
+fn silenced(firewall: &NodeFirewall, now: Timestamp) -> Option<Vec<Condition>> {
+    const READY: &str = "Ready";
+    let status = firewall.status.as_ref()?;
+    let last = status.last_heartbeat.as_ref()?.0;
+    if now.duration_since(last) < SILENCE {
+        return None;
+    }
+    let known = status.conditions.iter().find(|condition| condition.type_ == READY)?;
+    if known.status == "Unknown" {
+        return None;
+    }
+    let message = format!(
+        "the agent of this node last spoke at {last}: look at its pod in namespace ip-sentry-node; \
+         bans that the node had heard of are still enforced and still expire"
+    );
+    let finding = Finding::unknown(READY, "AgentSilent", message);
+    let mut conditions = condition::merge(&status.conditions, &[finding], None, now);
+    conditions.extend(status.conditions.iter().filter(|condition| condition.type_ != READY).cloned());
+    Some(conditions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn firewall(ready: &str, heartbeat: i64) -> NodeFirewall {
+        let at = Timestamp::from_second(heartbeat).unwrap();
+        serde_json::from_value(json!({
+            "apiVersion": "ipsentry.dev/v1alpha1", "kind": "NodeFirewall", "metadata": {"name": "n"}, "spec": {},
+            "status": {
+                "lastHeartbeat": at.to_string(),
+                "conditions": [
+                    {"type": "Ready", "status": ready, "reason": "r", "message": "", "lastTransitionTime": at.to_string()},
+                    {"type": "ChainFirst", "status": "True", "reason": "r", "message": "", "lastTransitionTime": at.to_string()},
+                ],
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_node_that_is_silent_for_three_heartbeats_is_unknown_and_keeps_the_rest() {
+        let now = Timestamp::from_second(1000).unwrap();
+        assert_eq!(silenced(&firewall("True", 800), now), None);
+        assert_eq!(silenced(&firewall("Unknown", 100), now), None);
+        let conditions = silenced(&firewall("True", 775), now).unwrap();
+        let told: Vec<_> = conditions.iter().map(|one| (one.type_.as_str(), one.status.as_str())).collect();
+        assert_eq!(told, [("Ready", "Unknown"), ("ChainFirst", "True")]);
+    }
+}

@@ -1,0 +1,111 @@
+//! What every part of the operator shares: what is known, and the way to write.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool};
+
+use ip_sentry_core::{detect::decision::Decision, net::Source, networks::Networks};
+use jiff::Timestamp;
+use kube::Client;
+use tokio::sync::watch;
+
+use crate::{
+    bans::{Ban, Bans, DELETION_SLACK},
+    events::{Events, What},
+    history::store::HistoryStore,
+    lease::Leadership,
+    metrics::Metrics,
+    policies::{Policies, PolicyJail},
+    publish::Publisher,
+};
+
+/// The operator's knowledge and its tools.
+pub struct State {
+    /// Whether this replica writes.
+    pub leadership: Leadership,
+    /// Lets writes through only while it does.
+    pub writer: Client,
+    /// Every figure.
+    pub metrics: Arc<Metrics>,
+    /// What is remembered of sources.
+    pub history: HistoryStore,
+    /// Writes bans.
+    pub publisher: Publisher,
+    /// Sends events.
+    pub events: Events,
+    /// What is never banned; empty until it has been read once, and nothing is counted until then.
+    pub protected: watch::Receiver<Arc<Networks>>,
+    /// Every policy. Locked for moments, never across an await.
+    pub policies: Mutex<Policies>,
+    /// Every ban. Locked for moments, never across an await.
+    pub bans: Mutex<Bans>,
+    /// Whether everything that must be listed once has been.
+    pub ready: AtomicBool,
+}
+
+impl State {
+    /// The policies.
+    pub fn policies(&self) -> MutexGuard<'_, Policies> {
+        self.policies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The bans.
+    pub fn bans(&self) -> MutexGuard<'_, Bans> {
+        self.bans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is never banned.
+    #[must_use]
+    pub fn protected(&self) -> Arc<Networks> {
+        self.protected.borrow().clone()
+    }
+
+    /// An event on a policy, if this replica is the one to send it.
+    pub fn tell_if_leading(
+        &self,
+        policy: &PolicyJail,
+        what: What,
+        ban: Option<&str>,
+        note: impl FnOnce() -> String,
+    ) {
+        if self.leadership.is_leading() {
+            self.events.tell(&policy.key, policy.uid.clone(), what, ban, note());
+        }
+    }
+
+    /// The ban of a decision was stored by this replica.
+    pub fn begun(&self, policy: &PolicyJail, decision: &Decision) {
+        let source = decision.source;
+        let offence = self.history.with(|history| {
+            let offence = history.next_offence(source);
+            history.begin(source, offence);
+            offence
+        });
+        let evidence = &decision.evidence;
+        tracing::info!(
+            ban = %source, policy = policy.key.name, namespace = policy.key.namespace, reason = decision.reason,
+            hits = evidence.hits, offence, until = %decision.expires_at, "banned"
+        );
+        self.tell_if_leading(policy, What::IPBanned, Some(&source.ban_name()), || {
+            let (hits, reason, end) = (evidence.hits, &decision.reason, decision.expires_at);
+            format!("{source} is banned until {end}: {hits} hits, {reason}, offence {offence}")
+        });
+    }
+
+    /// A ban is being deleted or is gone. If that was before its time, its lines so far count no more, anywhere.
+    pub fn ended(&self, ban: &Ban, now: Timestamp) {
+        let is_gone_early = ban.deleting_since.is_none() && ban.is_active(now);
+        if let Some(lifted) = ban.lifted_at().or(is_gone_early.then_some(now)) {
+            self.lift(ban.source, lifted);
+        }
+    }
+
+    fn lift(&self, source: Source, at: Timestamp) {
+        let is_news = self.history.with(|history| {
+            let is_news = history.get(source).lifted_at.is_none_or(|known| known < at);
+            history.lift(source, at);
+            is_news
+        });
+        if is_news {
+            self.policies().forgive(source, at + DELETION_SLACK);
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! What a policy's status says: conditions from what was found, counters from its jail.
+//!
+//! Pure findings first, then the one function that writes them.
+
+use ip_sentry_core::detect::counters::Counters;
+use ip_sentry_crd::{
+    FIELD_MANAGER, ProbePolicy,
+    condition::{self, Finding},
+    probe_policy::ProbePolicyStatus,
+};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+
+use crate::{
+    policies::{Entry, PolicyKey},
+    streams::StreamState,
+    tail::Failure,
+    targets::Resolved,
+};
+
+/// Lines that must have been read before a share of them means anything.
+const ENOUGH_LINES: u64 = 10;
+
+/// Everything that a policy's status is told from.
+pub struct Facts<'a> {
+    /// The policy and its jail.
+    pub entry: &'a Entry,
+    /// Its targets.
+    pub resolved: &'a Resolved,
+    /// The streams of its containers.
+    pub streams: &'a [StreamState],
+}
+
+/// The status as it should read, with the conditions that `old` had where they have not changed.
+#[must_use]
+pub fn status(facts: &Facts<'_>, old: &[Condition], now: Timestamp) -> ProbePolicyStatus {
+    let counters = facts.entry.jail.as_ref().map(|jail| jail.jail().counters().clone()).unwrap_or_default();
+    let sample = facts.entry.jail.as_ref().and_then(|jail| jail.jail().unparsed_sample());
+    let findings = [
+        facts.entry.accepted.clone(),
+        facts.resolved.finding.clone(),
+        streaming(facts.streams),
+        parsed(&counters, sample.as_deref()),
+        client_ip_preserved(&counters, &facts.resolved.hiding_services),
+    ];
+    let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    ProbePolicyStatus {
+        conditions: condition::merge(old, &findings, facts.entry.generation, now),
+        streams: i32::try_from(facts.streams.len()).unwrap_or(i32::MAX),
+        counters_since: facts.entry.jail.as_ref().map(|jail| Time(jail.since)),
+        lines: count(counters.lines),
+        parsed: count(counters.parsed),
+        hits: count(counters.hits),
+        bans: count(counters.earned),
+        last_ban: facts.entry.jail.as_ref().and_then(|jail| jail.last_ban()),
+    }
+}
+
+fn streaming(streams: &[StreamState]) -> Finding {
+    const KIND: &str = "LogsStreaming";
+    let open = streams.iter().filter(|state| **state == StreamState::Open).count();
+    let total = streams.len();
+    let failed = streams.iter().find_map(|state| match state {
+        StreamState::Failed(what, message) => Some((*what, message)),
+        _ => None,
+    });
+    match failed {
+        _ if streams.is_empty() => {
+            Finding::no(KIND, "NoContainers", "no container's log to read: see ResolvedRefs")
+        }
+        Some((Failure::Forbidden, _)) => Finding::no(
+            KIND,
+            "Forbidden",
+            "the operator may not read pods/log in this namespace: add deploy/kustomize/components/log-access for it",
+        ),
+        Some((what, message)) => Finding::no(
+            KIND,
+            reason(what),
+            format!("{open} of {total} logs are read; tried again: {message}"),
+        ),
+        None if open < total => {
+            Finding::unknown(KIND, "Opening", format!("{open} of {total} logs are read so far"))
+        }
+        None => Finding::yes(KIND, "Streaming", format!("{total} logs are read")),
+    }
+}
+
+const fn reason(failure: Failure) -> &'static str {
+    match failure {
+        Failure::ContainerMissing => "ContainerMissing",
+        Failure::Forbidden => "Forbidden",
+        Failure::NotFound => "LogNotFound",
+        Failure::Waiting => "ContainerWaiting",
+        Failure::Throttled => "Throttled",
+        Failure::Unreachable => "Unreachable",
+        Failure::Server => "ServerError",
+    }
+}
+
+fn parsed(counters: &Counters, sample: Option<&str>) -> Finding {
+    const KIND: &str = "LogsParsed";
+    if counters.lines == 0 {
+        return Finding::unknown(
+            KIND,
+            "NoLines",
+            "no line has been read yet: does the gateway log its requests?",
+        );
+    }
+    if counters.lines >= ENOUGH_LINES && counters.parsed * 2 < counters.lines {
+        let (parsed, lines) = (counters.parsed, counters.lines);
+        let sample = sample.map(|sample| format!(", such as {sample}")).unwrap_or_default();
+        let message = format!("only {parsed} of {lines} lines have the format{sample}: correct spec.format");
+        return Finding::no(KIND, "WrongFormat", message);
+    }
+    if counters.parsed == 0 {
+        return Finding::unknown(KIND, "TooFewLines", "too few lines to judge by");
+    }
+    Finding::yes(KIND, "Parsed", "the lines have the policy's format")
+}
+
+fn client_ip_preserved(counters: &Counters, hiding: &[String]) -> Finding {
+    const KIND: &str = "ClientIPPreserved";
+    let hidden = counters.protected_clients + counters.private_clients;
+    if counters.parsed < ENOUGH_LINES {
+        return Finding::unknown(KIND, "TooFewLines", "too few requests to judge by");
+    }
+    if hidden * 2 < counters.parsed {
+        return Finding::yes(KIND, "Preserved", "the log shows the clients' own addresses");
+    }
+    let (share, total) = (hidden, counters.parsed);
+    let seen =
+        format!("{share} of {total} requests come from node or private addresses, which are never banned");
+    if hiding.is_empty() {
+        let advice = "the gateway must see its clients' addresses: let the proxy in front pass them on \
+                      (PROXY protocol or a real-IP header), or say privateClients: Ban if these are your clients";
+        return Finding::no(KIND, "ProxyInFront", format!("{seen}: {advice}"));
+    }
+    let services = hiding.join(", ");
+    let advice = format!("set spec.externalTrafficPolicy to Local on Service {services}");
+    Finding::no(KIND, "ExternalTrafficPolicyCluster", format!("{seen}: {advice}"))
+}
+
+/// Writes the status; `client` lets it through only while this replica leads.
+pub async fn write(client: &Client, key: &PolicyKey, status: &ProbePolicyStatus) -> Result<(), kube::Error> {
+    let api: Api<ProbePolicy> = Api::namespaced(client.clone(), &key.namespace);
+    let patch = json!({
+        "apiVersion": "ipsentry.dev/v1alpha1",
+        "kind": "ProbePolicy",
+        "metadata": {"name": key.name},
+        "status": status,
+    });
+    // All conditions at once: one that an apply leaves out is deleted.
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    api.patch_status(&key.name, &params, &Patch::Apply(patch)).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counters(lines: u64, parsed: u64, hidden: u64) -> Counters {
+        let mut counters = Counters::default();
+        (counters.lines, counters.parsed, counters.private_clients) = (lines, parsed, hidden);
+        counters
+    }
+
+    #[test]
+    fn each_condition_says_what_is_wrong_and_what_to_do() {
+        let cluster = ["web/gw".to_owned()];
+        let forbidden = StreamState::Failed(Failure::Forbidden, "no".into());
+        let missing = StreamState::Failed(Failure::ContainerMissing, "no container nginx".into());
+        #[rustfmt::skip]
+        let table = [
+            (streaming(&[]),                                           Some(false), "NoContainers",   "ResolvedRefs"),
+            (streaming(&[StreamState::Open]),                          Some(true),  "Streaming",      "1 logs"),
+            (streaming(&[StreamState::Open, StreamState::Opening]),    None,        "Opening",        "1 of 2"),
+            (streaming(&[forbidden]),                                  Some(false), "Forbidden",      "components/log-access"),
+            (streaming(&[StreamState::Open, missing]),                 Some(false), "ContainerMissing", "no container nginx"),
+            (parsed(&counters(0, 0, 0), None),                         None,        "NoLines",        "log its requests"),
+            (parsed(&counters(9, 0, 0), None),                         None,        "TooFewLines",    "too few"),
+            (parsed(&counters(100, 49, 0), Some("aaa 000")),           Some(false), "WrongFormat",    "such as aaa 000: correct spec.format"),
+            (parsed(&counters(100, 50, 0), None),                      Some(true),  "Parsed",         ""),
+            (client_ip_preserved(&counters(9, 9, 9), &cluster),        None,        "TooFewLines",    ""),
+            (client_ip_preserved(&counters(20, 20, 9), &cluster),      Some(true),  "Preserved",      ""),
+            (client_ip_preserved(&counters(20, 20, 10), &cluster),     Some(false), "ExternalTrafficPolicyCluster", "externalTrafficPolicy to Local on Service web/gw"),
+            (client_ip_preserved(&counters(20, 20, 20), &[]),          Some(false), "ProxyInFront",   "PROXY protocol"),
+        ];
+        for (finding, status, reason, message) in table {
+            assert_eq!((finding.status, finding.reason), (status, reason), "{}", finding.message);
+            assert!(finding.message.contains(message), "{}", finding.message);
+        }
+    }
+}
