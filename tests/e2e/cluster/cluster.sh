@@ -6,9 +6,10 @@
 #   ./cluster.sh up                  two dual-stack nodes, both Ready
 #   ./cluster.sh down                end it; nothing of it stays
 #   ./cluster.sh leftovers           name what a lab has left on the machine; exits 1 if anything
+#   ./cluster.sh is-up               exits 0 when it is
 #   ./cluster.sh status              nodes, pods, processes
 #   ./cluster.sh env                 shell lines: eval "$(./cluster.sh env)" for kubectl
-#   ./cluster.sh load                make the images anew and load them into the running nodes
+#   ./cluster.sh load                load images that have changed into the running nodes, restart their pods
 #   ./cluster.sh stop PART           end apiserver, etcd, kcm or scheduler at once
 #   ./cluster.sh start               start the parts that are not running, and wait for them
 #   ./cluster.sh node N COMMAND...   run a command on node N, as root on it would
@@ -37,11 +38,12 @@ up() {
   K8SLAB=${K8SLAB:-$("$here/kubernetes/build.sh")}
   export K8SLAB
   need_binary
+  images=$("$here/images.sh")
   if is_up 2>/dev/null; then
     say "the cluster is up already"
+    load "$images"
     return
   fi
-  images=$("$here/images.sh")
   down # whatever an earlier lab left, after a crash or a restart of the machine
   started=$SECONDS
   # Not all are modules everywhere, and most are loaded on demand where they are.
@@ -53,6 +55,7 @@ up() {
   LAB_IMAGES=$images LAB_IPTABLES=legacy "$here/node-up.sh" 1 >/dev/null &
   LAB_IMAGES=$images "$here/node-up.sh" 2 >/dev/null &
   if ! { wait -n && wait -n; }; then die "a node did not come up"; fi
+  echo "$images" >"$LAB_DIR/images"
   say "the cluster is up after $((SECONDS - started)) s"
 }
 
@@ -101,14 +104,22 @@ export PATH='$(dirname "$bin")':"\$PATH"
 ENV
 }
 
-load() {
-  local images name
-  images=$("$here/images.sh")
+load() { # archives
+  local images=$1 name image space
+  if [ "$images" = "$(cat "$LAB_DIR/images" 2>/dev/null)" ]; then return; fi
+  say "loading new images"
   for name in node-1 node-2; do
     alive "$name" || die "$name does not run: '$here/cluster.sh up' first"
     for image in $images; do
       ctr --address "$LAB_DIR/$name/containerd.sock" --namespace k8s.io images import "$image" >/dev/null
     done
+  done
+  echo "$images" >"$LAB_DIR/images"
+  # Pods of the same tag don't notice.
+  for space in ip-sentry ip-sentry-node; do
+    if kubectl get namespace "$space" >/dev/null 2>&1; then
+      kubectl --namespace "$space" rollout restart deployment,daemonset >/dev/null
+    fi
   done
 }
 
@@ -144,6 +155,7 @@ images) "$here/packages.sh" && "$here/images.sh" ;;
 up) up ;;
 down) down ;;
 leftovers) leftovers ;;
+is-up) bin=$(kubernetes_binary) && is_up 2>/dev/null ;;
 status | env | load | stop | start | node | gateway-api)
   need_binary
   case $verb in
@@ -152,6 +164,7 @@ status | env | load | stop | start | node | gateway-api)
   stop) stop "${1:?usage: cluster.sh stop apiserver|etcd|kcm|scheduler}" ;;
   node) on_node "$@" ;;
   gateway-api) gateway_api ;;
+  load) load "$("$here/images.sh")" ;;
   *) "$verb" ;;
   esac
   ;;
