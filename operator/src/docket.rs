@@ -120,7 +120,7 @@ impl Docket {
     pub async fn run(mut self, mut decided: mpsc::Receiver<Decided>, shutdown: CancellationToken) {
         let changed = self.changed.clone();
         loop {
-            let wake = self.next_try().map_or_else(|| Instant::now() + LONGEST_RETRY, |at| at);
+            let wake = self.next_try().unwrap_or_else(|| Instant::now() + LONGEST_RETRY);
             tokio::select! {
                 Some(one) = decided.recv() => self.take_in(one),
                 Some(done) = self.writes.join_next() => {
@@ -235,8 +235,7 @@ impl Docket {
             let decision = waiting.decision.clone();
             let offence = self.state.history.with(|history| history.next_offence(source));
             self.writes.spawn(async move {
-                let published = publisher.publish(&policy, &decision, offence, Timestamp::now()).await;
-                (source, published)
+                (source, publisher.publish(&policy, &decision, offence, Timestamp::now()).await)
             });
         }
     }
@@ -349,7 +348,9 @@ mod tests {
         for (index, (ban, memory, protected, enforces, now, expect)) in table.into_iter().enumerate() {
             let mut bans = Bans::default();
             bans.list_begins();
-            ban.into_iter().for_each(|ban| bans.listed(ban));
+            if let Some(ban) = ban {
+                bans.listed(ban);
+            }
             bans.list_done();
             assert_eq!(moot(&decision(), &bans, memory, protected, enforces, at(now)), expect, "row {index}");
         }

@@ -178,15 +178,15 @@ impl Expiry {
         }
         let Some(index) = ban.finalizer else { return Ok(()) };
         let path = format!("/metadata/finalizers/{index}");
-        let patch = json!([
+        let operations = json!([
             {"op": "test", "path": "/metadata/uid", "value": ban.uid},
             {"op": "test", "path": path, "value": TTL_FINALIZER},
             {"op": "remove", "path": path},
         ]);
         // The operations are ours and well-formed: what fails to parse would be a fault in this function.
-        let Ok(patch) = serde_json::from_value(patch) else { return Ok(()) };
+        let Ok(operations) = serde_json::from_value(operations) else { return Ok(()) };
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
-        if let Err(error) = self.api.patch(&ban.name, &params, &Patch::Json::<()>(patch)).await {
+        if let Err(error) = self.api.patch(&ban.name, &params, &Patch::Json::<()>(operations)).await {
             return settled(&ban.name, "released", error);
         }
         tracing::info!(ban = %ban.source, lifted = lifted.is_some(), "ban ended");

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{lease::Deposed, metrics::Metrics, state::State};
 
 /// How often the leader looks.
-const ROUND: Duration = Duration::from_secs(60);
+const ROUND: Duration = Duration::from_mins(1);
 /// Three heartbeats of 60 s and their jitter.
 const SILENCE: SignedDuration = SignedDuration::from_secs(225);
 

@@ -174,7 +174,7 @@ impl Metrics {
         family.get_or_create(&Because { reason }).inc();
     }
 
-    /// Everything in the text format of OpenMetrics.
+    /// Everything, in `OpenMetrics`' text format.
     pub fn render(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;

@@ -81,8 +81,8 @@ fn host(text: &str) -> Option<Network> {
     (!address.is_unspecified()).then(|| Network::host(address))
 }
 
-fn range(text: &String) -> Option<Network> {
-    text.parse().ok()
+fn range(text: impl AsRef<str>) -> Option<Network> {
+    text.as_ref().parse().ok()
 }
 
 /// Everything that the object protects. What can't be read as a network was refused by the API server.

@@ -139,7 +139,9 @@ fn take_in(state: &State, event: watcher::Event<DeserializeGuard<IPBan>>) {
         }
         watcher::Event::InitDone => {
             let gone = state.bans().list_done();
-            gone.iter().for_each(|ban| state.ended(ban, now));
+            for ban in &gone {
+                state.ended(ban, now);
+            }
         }
         watcher::Event::Apply(object) => {
             if let Some(ban) = read(state, object) {

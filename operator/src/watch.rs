@@ -126,8 +126,8 @@ pub fn problem_of(error: &watcher::Error) -> Problem {
     let code = match error {
         InitialListFailed(kube::Error::Api(status))
         | WatchStartFailed(kube::Error::Api(status))
-        | WatchFailed(kube::Error::Api(status)) => status.code,
-        WatchError(status) => status.code,
+        | WatchFailed(kube::Error::Api(status))
+        | WatchError(status) => status.code,
         _ => 0,
     };
     match code {

@@ -18,7 +18,7 @@ fn pod(name: &str, labels: &serde_json::Value, containers: &[&str]) -> Arc<Pod> 
     )
 }
 
-fn service(name: &str, spec: serde_json::Value) -> Arc<Service> {
+fn service(name: &str, spec: &serde_json::Value) -> Arc<Service> {
     Arc::new(
         serde_json::from_value(json!({"metadata": {"name": name, "namespace": "web"}, "spec": spec}))
             .unwrap(),
@@ -61,7 +61,7 @@ fn each_missing_thing_has_its_reason_and_says_what_to_do() {
     let label = json!({"app": "gw"});
     let pods = [pod("a", &label, &["one", "two"])];
     let gateways = [gateway("public")];
-    let services = [service("gw", json!({"selector": {"app": "gw"}})), service("headless", json!({}))];
+    let services = [service("gw", &json!({"selector": {"app": "gw"}})), service("headless", &json!({}))];
     let to_service =
         |name: &str| policy(json!({"targetRefs": [{"group": "", "kind": "Service", "name": name}]}));
     let all = || Inventory { gateways: Ok(&gateways), services: &services, pods: Ok(&pods) };
@@ -90,17 +90,19 @@ fn the_container_is_the_one_named_or_the_only_one_or_a_known_gateways() {
         policy(json!({"podSelector": {"matchLabels": {"app": "gw"}}, "container": container}))
     };
     #[rustfmt::skip]
-    let table: [(&[&str], Option<&str>, &[(&str, &str)]); 5] = [
-        (&["web"],             None,         &[("a", "web")]),
-        (&["agent", "nginx"],  None,         &[("a", "nginx")]),
-        (&["agent", "nginx"],  Some("agent"), &[("a", "agent")]),
-        (&["agent", "other"],  None,         &[]),
-        (&["nginx"],           Some("web"),  &[]),
+    let table: [(&[&str], Option<&str>, &str); 5] = [
+        (&["web"],             None,         "web"),
+        (&["agent", "nginx"],  None,         "nginx"),
+        (&["agent", "nginx"],  Some("agent"), "agent"),
+        (&["agent", "other"],  None,         ""),
+        (&["nginx"],           Some("web"),  ""),
     ];
     for (containers, wanted, expect) in table {
         let pods = [pod("a", &label, containers)];
         let inventory = Inventory { gateways: Err(Problem::NotInstalled), services: &[], pods: Ok(&pods) };
-        assert_eq!(names(&resolve("web", &spec(wanted), &inventory)), expect, "{containers:?} {wanted:?}");
+        let resolved = resolve("web", &spec(wanted), &inventory);
+        let container = names(&resolved).first().map_or("", |(_, container)| container);
+        assert_eq!(container, expect, "{containers:?} {wanted:?}");
     }
 }
 
@@ -110,14 +112,14 @@ fn a_service_that_hides_clients_is_named() {
     let services = [
         service(
             "local",
-            json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "selector": {"app": "gw"}}),
+            &json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "selector": {"app": "gw"}}),
         ),
         service(
             "cluster",
-            json!({"type": "NodePort", "externalTrafficPolicy": "Cluster", "selector": {"app": "gw"}}),
+            &json!({"type": "NodePort", "externalTrafficPolicy": "Cluster", "selector": {"app": "gw"}}),
         ),
-        service("inside", json!({"type": "ClusterIP", "selector": {"app": "gw"}})),
-        service("other", json!({"type": "LoadBalancer", "selector": {"app": "other"}})),
+        service("inside", &json!({"type": "ClusterIP", "selector": {"app": "gw"}})),
+        service("other", &json!({"type": "LoadBalancer", "selector": {"app": "other"}})),
     ];
     let inventory = Inventory { gateways: Err(Problem::NotInstalled), services: &services, pods: Ok(&pods) };
     let resolved =
