@@ -25,7 +25,7 @@ pub struct Args {
     #[arg(long, env = "IP_SENTRY_SOURCE_MEMORY_MIB", default_value_t = 16)]
     pub source_memory_mib: usize,
     /// What is logged, as tracing's filter directives.
-    #[arg(long, env = "IP_SENTRY_LOG", default_value = "info,kube_leader_election=warn")]
+    #[arg(long, env = "IP_SENTRY_LOG", default_value = "info,kube_leader_election=warn,kube_client=error")]
     pub log: String,
     /// How log lines are written.
     #[arg(long, env = "IP_SENTRY_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]

@@ -109,7 +109,8 @@ impl Control {
         }
         let is_protected_known = self.protect(now, is_leading).await;
         // Until the bans, their history and the protected networks are known, nothing may be counted.
-        if !is_protected_known || !self.state.bans().is_synced() || !self.state.history.is_synced() {
+        let is_past_known = self.state.bans().is_synced() && self.state.history.is_synced();
+        if !is_protected_known || !is_past_known || !self.inventories.are_policies_known() {
             return;
         }
         self.state.ready.store(true, Ordering::Relaxed);

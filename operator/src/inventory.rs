@@ -90,12 +90,6 @@ impl Inventories {
         }
     }
 
-    /// Waits until the kinds without which nothing can be done have been listed once.
-    pub async fn ready(&self) {
-        self.policies.ready().await;
-        self.protected.ready().await;
-    }
-
     /// The policies that can be read. One that can't is told in the log, and goes on as it was.
     #[must_use]
     pub fn policies(&self) -> Vec<ProbePolicy> {
@@ -110,18 +104,26 @@ impl Inventories {
         all.find(|object| object.name_any() == ip_sentry_crd::PROTECTED_NETWORKS)
     }
 
-    /// Whether what is to be protected has been listed, so that a first, incomplete look is not written down.
+    /// Whether the policies have been listed; before, none must be taken for deleted.
     #[must_use]
-    pub fn is_cluster_known(&self) -> bool {
-        // A cluster without nodes, or without the API server's Service, has not been listed.
-        !self.nodes.all().is_empty() && self.is_settled()
+    pub fn are_policies_known(&self) -> bool {
+        self.policies.is_listed()
     }
 
-    fn is_settled(&self) -> bool {
-        let listed = |is_empty: bool, problem: Option<Problem>| !is_empty || problem.is_some();
-        listed(self.services.all().is_empty(), self.services.problem())
-            && listed(self.service_cidrs.all().is_empty(), self.service_cidrs.problem())
-            && listed(self.api_servers.all().is_empty(), self.api_servers.problem())
+    /// Whether what is to be protected has been listed or can't be, so that a first, incomplete look is not
+    /// written down.
+    #[must_use]
+    pub fn is_cluster_known(&self) -> bool {
+        [
+            (self.protected.is_listed(), None),
+            (self.nodes.is_listed(), self.nodes.problem()),
+            (self.services.is_listed(), self.services.problem()),
+            (self.gateways.is_listed(), self.gateways.problem()),
+            (self.service_cidrs.is_listed(), self.service_cidrs.problem()),
+            (self.api_servers.is_listed(), self.api_servers.problem()),
+        ]
+        .into_iter()
+        .all(|(listed, problem)| listed || matches!(problem, Some(Problem::Forbidden | Problem::NotInstalled)))
     }
 
     /// Kinds that can't be read though they must be, for what is protected.

@@ -3,7 +3,11 @@
 use std::{
     fmt::Debug,
     hash::Hash,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use futures::StreamExt as _;
@@ -40,8 +44,12 @@ where
     K::DynamicType: Hash + Eq,
 {
     store: Store<K>,
+    listed: Arc<AtomicBool>,
     problem: Arc<Mutex<Option<Problem>>>,
 }
+
+/// How long until a kind is looked for again that the cluster does not have: somebody may install it.
+const NOT_INSTALLED_RETRY: Duration = Duration::from_secs(30);
 
 impl<K> Watched<K>
 where
@@ -77,24 +85,33 @@ where
         cancel: CancellationToken,
     ) -> Self {
         let writer = reflector::store::Writer::new(dyntype);
-        let watched = Self { store: writer.as_reader(), problem: Arc::default() };
-        let problem = watched.problem.clone();
+        let watched = Self { store: writer.as_reader(), listed: Arc::default(), problem: Arc::default() };
+        let (problem, listed) = (watched.problem.clone(), watched.listed.clone());
         let events = watcher(api, watcher::Config::default()).default_backoff().modify(prune).reflect(writer);
         tokio::spawn(async move {
             let mut events = std::pin::pin!(events.take_until(cancel.cancelled_owned()));
             while let Some(event) = events.next().await {
                 let now = match event {
-                    Ok(_) => None,
+                    // A list begins with every try, so it proves nothing yet.
+                    Ok(watcher::Event::Init) => continue,
+                    Ok(event) => {
+                        if matches!(event, watcher::Event::InitDone) {
+                            listed.store(true, Ordering::Relaxed);
+                        }
+                        None
+                    }
                     Err(error) => {
                         Metrics::count(&metrics.watch_errors, kind);
-                        let problem = problem_of(&error);
                         // A kind that is not there or not allowed is told by a condition, not once a retry.
                         tracing::debug!(kind, %error, "watch failed");
-                        Some(problem)
+                        Some(problem_of(&error))
                     }
                 };
                 *problem.lock().unwrap_or_else(PoisonError::into_inner) = now;
                 dirty.notify_one();
+                if now == Some(Problem::NotInstalled) {
+                    tokio::time::sleep(NOT_INSTALLED_RETRY).await;
+                }
             }
         });
         watched
@@ -112,10 +129,10 @@ where
         *self.problem.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until the first list is complete.
-    pub async fn ready(&self) {
-        // The writer lives as long as the process: an error means that it ends, and nobody waits then.
-        let _ended = self.store.wait_until_ready().await;
+    /// Whether everything that exists has been listed once.
+    #[must_use]
+    pub fn is_listed(&self) -> bool {
+        self.listed.load(Ordering::Relaxed)
     }
 }
 
