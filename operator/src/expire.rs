@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures::{StreamExt as _, stream};
+use ip_sentry_core::networks::Networks;
 use ip_sentry_crd::{
     FIELD_MANAGER, IPBan, TTL_FINALIZER,
     condition::{self, Finding},
@@ -27,6 +28,7 @@ use crate::{
     history::store::StoreError,
     lease::Deposed,
     metrics::Metrics,
+    policies::Policies,
     state::State,
 };
 
@@ -130,11 +132,7 @@ impl Expiry {
         let protected = self.state.protected();
         let policies = self.state.policies();
         let bans = self.state.bans();
-        let is_protected = |ban: &Ban| {
-            let network = ban.source.network();
-            let exempts = ban.policy.as_ref().is_some_and(|policy| policies.exempts(&key(policy), &network));
-            exempts || protected.overlaps(&network)
-        };
+        let is_protected = |ban: &Ban| is_protected(ban, &protected, &policies);
         let due = bans.iter().filter_map(|ban| Some((ban.clone(), due(ban, now, is_protected)?))).collect();
         let ends = bans.iter().filter_map(|ban| ban.expires_at).map(|end| end + EXPIRY_GRACE);
         let next = ends.filter(|&end| end > now).min().map(|end| end.duration_since(now));
@@ -192,8 +190,12 @@ impl Expiry {
         tracing::info!(ban = %ban.source, lifted = lifted.is_some(), "ban ended");
         if let Some(policy) = &ban.policy {
             let (what, note) = match lifted {
-                Some(_) => (What::BanLifted, format!("the ban of {} was lifted by hand", ban.source)),
                 None => (What::BanExpired, format!("the ban of {} has run out", ban.source)),
+                Some(_) if is_protected(ban, &self.state.protected(), &self.state.policies()) => (
+                    What::BanLifted,
+                    format!("the ban of {} was lifted: the network is protected now", ban.source),
+                ),
+                Some(_) => (What::BanLifted, format!("the ban of {} was lifted by hand", ban.source)),
             };
             self.state.events.tell(&key(policy), None, what, Some(&ban.name), note);
         }
@@ -219,6 +221,12 @@ impl Expiry {
             Err(error) => settled(&ban.name, "marked as not enforced", error),
         }
     }
+}
+
+fn is_protected(ban: &Ban, protected: &Networks, policies: &Policies) -> bool {
+    let network = ban.source.network();
+    let exempts = ban.policy.as_ref().is_some_and(|policy| policies.exempts(&key(policy), &network));
+    exempts || protected.overlaps(&network)
 }
 
 fn key(policy: &ip_sentry_crd::ip_ban::PolicyRef) -> PolicyKey {

@@ -123,7 +123,9 @@ impl Inventories {
             (self.api_servers.is_listed(), self.api_servers.problem()),
         ]
         .into_iter()
-        .all(|(listed, problem)| listed || matches!(problem, Some(Problem::Forbidden | Problem::NotInstalled)))
+        .all(|(listed, problem)| {
+            listed || matches!(problem, Some(Problem::Forbidden | Problem::NotInstalled))
+        })
     }
 
     /// Kinds that can't be read though they must be, for what is protected.

@@ -133,7 +133,9 @@ fn take_in(state: &State, event: watcher::Event<DeserializeGuard<IPBan>>) {
         watcher::Event::Init => state.bans().list_begins(),
         watcher::Event::InitApply(object) => {
             if let Some(ban) = read(state, object) {
-                state.ended(&ban, now);
+                if ban.deleting_since.is_some() {
+                    state.ended(&ban, now);
+                }
                 state.bans().listed(ban);
             }
         }
