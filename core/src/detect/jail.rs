@@ -238,13 +238,8 @@ impl Jail {
     ) -> Verdict {
         let hit = Hit { at: at.as_microsecond(), sample: self.samples.keep(record), pattern };
         let thresholds = self.policy.thresholds;
-        let (count, evicted) = self.sources.update(source, self.limits.source_bytes, |hits| {
-            let count = hits.count(hit, &thresholds);
-            if matches!(count, Count::Earned(_)) {
-                hits.retain(|_| false);
-            }
-            count
-        });
+        let (count, evicted) =
+            self.sources.update(source, self.limits.source_bytes, |hits| hits.count(hit, &thresholds));
         self.counters.evicted += evicted;
         match count {
             Count::Stale => {
