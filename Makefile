@@ -40,7 +40,7 @@ test-unit: ## unit and property tests, and those against a fake API server
 	cargo test --locked --workspace --exclude ip-sentry-e2e --lib --bins
 	cargo test --locked --workspace --exclude ip-sentry-e2e --doc
 test-netns: ## tests with the real kernel in network namespaces, and with a real API server (root)
-	@K8SLAB=$$($(cluster)/kubernetes/build.sh); export K8SLAB; \
+	@IP_SENTRY_K8SLAB=$$($(cluster)/kubernetes/build.sh); export IP_SENTRY_K8SLAB; \
 	echo "cargo test, the crates' tests/ folders"; \
 	cargo test --locked --workspace --exclude ip-sentry-e2e --test '*'
 test-e2e: ## tests on a real cluster; one that is up is used and stays up (root)

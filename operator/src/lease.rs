@@ -236,9 +236,30 @@ fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
+        let cause_text = cause.to_string();
+        // Some libraries put the cause into their own text.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_holder_id_fits_a_field_manager_and_keeps_the_uid() {
+        let uid = "0c1f8a4e-6d1b-4b8e-9a55-1f1f1f1f1f1f";
+        assert_eq!(
+            holder_id("ip-sentry-operator-5d8f9c-abcde", uid),
+            format!("ip-sentry-operator-5d8f9c-abcde_{uid}")
+        );
+        let long = holder_id(&"p".repeat(253), uid);
+        assert_eq!(long.len(), 128);
+        assert!(long.ends_with(uid));
+    }
 }

@@ -5,6 +5,30 @@
 use chrono::{FixedOffset, NaiveDate};
 use jiff::Timestamp;
 
+/// Reads dates, and remembers the last: a busy log has many lines in one second.
+#[derive(Clone, Debug, Default)]
+pub struct Dates {
+    last: Option<([u8; DATE_BYTES], Timestamp)>,
+}
+
+/// Bytes of `20/Mar/2026:10:00:00 +0000`.
+const DATE_BYTES: usize = 26;
+
+impl Dates {
+    /// The same as [`timestamp`].
+    pub fn timestamp(&mut self, text: &[u8]) -> Option<Timestamp> {
+        let date: [u8; DATE_BYTES] = text.try_into().ok()?;
+        match self.last {
+            Some((last, at)) if last == date => Some(at),
+            _ => {
+                let at = timestamp(text)?;
+                self.last = Some((date, at));
+                Some(at)
+            }
+        }
+    }
+}
+
 /// Reads the common log format's date, nginx's `$time_local`: `20/Mar/2026:10:00:00 +0000`.
 ///
 /// Exactly 26 bytes. `None` for all else, and for dates that don't exist.
@@ -92,6 +116,20 @@ mod tests {
         for (given, expect) in table {
             let got = timestamp(given.as_bytes()).map(|at| at.to_string());
             assert_eq!(got.as_deref(), expect, "given {given:?}");
+        }
+    }
+
+    #[test]
+    fn a_remembered_date_is_the_one_that_was_asked_for() {
+        let mut dates = Dates::default();
+        for text in [
+            "20/Mar/2026:10:00:00 +0000",
+            "20/Mar/2026:10:00:00 +0000",
+            "20/Mar/2026:10:00:00 +0100",
+            "",
+            "x",
+        ] {
+            assert_eq!(dates.timestamp(text.as_bytes()), timestamp(text.as_bytes()), "given {text:?}");
         }
     }
 

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use super::{
     counters::Counters,
+    date::Dates,
     decision::{self, Decision, Evidence, MAX_SAMPLES, Verdict},
     forgiven::Forgiven,
     policy::{Policy, PrivateClients},
@@ -52,6 +53,7 @@ pub struct Jail {
     samples: Samples,
     forgiven: Forgiven,
     normaliser: Normaliser,
+    dates: Dates,
     unparsed: Vec<u8>,
 }
 
@@ -67,6 +69,7 @@ impl Jail {
             samples: Samples::default(),
             forgiven: Forgiven::default(),
             normaliser: Normaliser::default(),
+            dates: Dates::default(),
             unparsed: Vec::new(),
         }
     }
@@ -109,7 +112,7 @@ impl Jail {
         self.counters.lines += 1;
         let parsed = self.policy.format.parse(line).and_then(|record| match at {
             Some(at) => Ok((record, at)),
-            None => record.timestamp().map(|at| (record, at)),
+            None => self.dates.timestamp(record.time).map(|at| (record, at)).ok_or(RecordError::Time),
         });
         let (record, at) = match parsed {
             Ok(parsed) => parsed,
@@ -238,13 +241,8 @@ impl Jail {
     ) -> Verdict {
         let hit = Hit { at: at.as_microsecond(), sample: self.samples.keep(record), pattern };
         let thresholds = self.policy.thresholds;
-        let (count, evicted) = self.sources.update(source, self.limits.source_bytes, |hits| {
-            let count = hits.count(hit, &thresholds);
-            if matches!(count, Count::Earned(_)) {
-                hits.retain(|_| false);
-            }
-            count
-        });
+        let (count, evicted) =
+            self.sources.update(source, self.limits.source_bytes, |hits| hits.count(hit, &thresholds));
         self.counters.evicted += evicted;
         match count {
             Count::Stale => {

@@ -182,3 +182,59 @@ fn key(network: Network) -> u128 {
 fn address(key: u128) -> IpAddr {
     IpAddr::V6(Ipv6Addr::from_bits(key)).to_canonical()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::detect::window::{Hit, Thresholds};
+
+    const THRESHOLDS: Thresholds = Thresholds { hits: 100, unique_patterns: 0, window: 1_000 };
+
+    #[test]
+    fn a_source_with_two_hits_takes_less_than_128_bytes() {
+        assert_eq!(SOURCE_BYTES, 76);
+        assert_eq!(size_of::<Hit>(), 16);
+    }
+
+    proptest! {
+        /// Whatever is added, swept, emptied or evicted, each source keeps its own hits.
+        #[test]
+        fn the_table_agrees_with_a_map(
+            steps in prop::collection::vec((0u32..40, 0u8..20), 0..120),
+            max_sources in 2usize..50,
+        ) {
+            let mut sources = Sources::default();
+            let mut map: BTreeMap<IpAddr, usize> = BTreeMap::new();
+            // Room for the hits as well, so that what is evicted is known to be none of the heap's doing.
+            let max_bytes = max_sources * SOURCE_BYTES + 120 * 4 * size_of::<Hit>();
+            for (time, (client, action)) in (0..).zip(steps) {
+                let address = IpAddr::from(std::net::Ipv4Addr::from_bits(0x0101_0101 + client));
+                let source = Source::of(address, 64).unwrap();
+                let empties = action == 0;
+                let ((), evicted) = sources.update(source, max_bytes, |hits| {
+                    hits.count(Hit { at: time, sample: 0, pattern: 0 }, &THRESHOLDS);
+                    if empties {
+                        hits.retain(|_| false);
+                    }
+                });
+                if empties { map.remove(&address); } else { *map.entry(address).or_default() += 1; }
+                prop_assert_eq!(sources.len() as u64 + evicted, map.len() as u64);
+                prop_assert!(sources.bytes() <= max_bytes);
+                let mut kept = BTreeMap::new();
+                sources.retain(|address, hits| { kept.insert(address, hits.len()); });
+                for (address, hits) in &kept {
+                    prop_assert_eq!(map.get(address), Some(hits));
+                }
+                map.retain(|address, _| kept.contains_key(address));
+                if action == 1 {
+                    sources.retain(|other, hits| if other == address { hits.retain(|_| false) });
+                    map.remove(&address);
+                }
+            }
+        }
+    }
+}

@@ -45,7 +45,7 @@ pub(super) enum Count {
     Stale,
     /// Not enough yet.
     Below,
-    /// Enough; these are the hits of the window, oldest first.
+    /// Enough; these are the hits of the window, oldest first. The counts start anew.
     Earned(Vec<Hit>),
 }
 
@@ -69,7 +69,11 @@ impl Hits {
         let index = self.0.partition_point(|kept| kept.at <= hit.at);
         self.0.insert(index, hit);
         match self.enough_hits(index, thresholds).or_else(|| self.enough_patterns(index, thresholds)) {
-            Some(start) => Count::Earned(self.window_from(start, thresholds).to_vec()),
+            Some(start) => {
+                let window = self.window_from(start, thresholds).to_vec();
+                self.0 = SmallVec::new();
+                Count::Earned(window)
+            }
             None => Count::Below,
         }
     }
@@ -145,3 +149,6 @@ impl Hits {
         if self.0.spilled() { self.0.capacity() * size_of::<Hit>() } else { 0 }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -323,11 +323,12 @@ impl Gate {
         false
     }
 
-    /// Ends [`watch`](Self::watch).
+    /// Ends [`watch`](Self::watch), and with it all writing: an election that is gone renews nothing.
     pub(super) fn unwatch(&self) {
         let mut state = self.lock();
         state.unwatched = true;
-        self.changed.notify_all();
+        state.closed = true;
+        self.announce(&state);
     }
 }
 

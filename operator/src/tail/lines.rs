@@ -39,7 +39,13 @@ impl Lines {
                 Frame::Line(line) => (line, None),
                 Frame::TooLong { head, bytes } => (head, Some(bytes)),
             };
-            let Some((stamp, line)) = stamp::split(text) else { return sink.event(StreamEvent::Undated) };
+            let Some((stamp, line)) = stamp::split(text) else {
+                // One that comes again has been told of.
+                if !resume.is_replaying() {
+                    sink.event(StreamEvent::Undated);
+                }
+                return;
+            };
             if !resume.admit(stamp) {
                 return;
             }

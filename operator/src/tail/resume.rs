@@ -37,7 +37,15 @@ impl Resume {
         Timestamp::from_second(exact.as_second()).unwrap_or(exact)
     }
 
-    /// What comes next is the log of a new instance of the container, which has none of the lines read so far.
+    /// Whether what comes has been read before, or may have been.
+    pub(super) fn is_replaying(&self) -> bool {
+        self.replay.is_some()
+    }
+
+    /// What comes next is the log of a new instance of the container.
+    ///
+    /// Its lines are later than the last one, unless that was of this instance already: the kubelet serves a new
+    /// instance's log a moment before the API server tells of it.
     pub(super) fn restart(&mut self) {
         self.highest = self.last.unwrap_or(Timestamp::MIN);
     }

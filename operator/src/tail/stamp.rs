@@ -2,7 +2,7 @@
 //!
 //! It is Go's RFC 3339 with nine digits of a second, `2026-11-22T08:00:00.123456789Z`, or with an offset where the
 //! node's clock is not in UTC, and a space (k8s.io/cri-client, pkg/logs). Read by hand, since every line has one:
-//! some 20 ns against about 200 ns for a general parser.
+//! in a third of the time of a general parser (80 ns against 230 ns on a busy machine).
 
 use jiff::Timestamp;
 

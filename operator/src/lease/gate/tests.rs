@@ -151,3 +151,14 @@ fn the_watchdog_leaves_alone_what_was_finished_in_time() {
     drop(watchdog);
     assert_eq!(called.recv_timeout(SOON), Err(mpsc::RecvTimeoutError::Disconnected), "its thread has ended");
 }
+
+#[tokio::test]
+async fn nothing_is_written_any_more_when_the_election_is_gone() {
+    let mut leadership = Leadership::new(TERM);
+    let watchdog = Watchdog::start(&leadership, TERM, || panic!("nothing was under way")).unwrap();
+    leadership.lead(Moment::now());
+    assert!(leadership.changed().await);
+    drop(watchdog);
+    assert!(leadership.permit().is_err());
+    assert!(!tokio::time::timeout(SOON, leadership.changed()).await.expect("a change"));
+}
