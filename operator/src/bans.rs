@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use ip_sentry_core::net::{Network, Source};
+use ip_sentry_core::net::Source;
 use ip_sentry_crd::{
     IPBan, MANAGED_BY, MANAGED_BY_LABEL, TTL_FINALIZER,
     ip_ban::{Origin, PolicyRef},
@@ -220,12 +220,6 @@ impl Bans {
             .iter()
             .filter_map(|name| self.by_name.get(name))
             .find(|ban| ban.source == source && ban.is_active(now))
-    }
-
-    /// How many are enforced on some source that overlaps `network`.
-    #[must_use]
-    pub fn overlapping(&self, network: &Network, now: Timestamp) -> usize {
-        self.iter().filter(|ban| ban.is_active(now) && ban.source.network().overlaps(network)).count()
     }
 }
 

@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ip_sentry_core::{detect::jail::Limits, net::Source};
+use ip_sentry_core::{
+    detect::{jail::Limits, record::RecordError},
+    net::Source,
+};
 use ip_sentry_crd::{ProbePolicy, ProtectedNetworks, probe_policy::ProbePolicyStatus};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, watch};
@@ -20,7 +23,7 @@ use crate::{
     bans::DELETION_SLACK,
     inventory::Inventories,
     lease::Deposed,
-    metrics::{self, Metrics, PolicyLabel},
+    metrics::{self, LeftOut, Metrics, PolicyLabel},
     policies::{PolicyJail, PolicyKey},
     protected,
     state::State,
@@ -261,6 +264,18 @@ fn is_named(object: &ProbePolicy, key: &PolicyKey) -> bool {
 fn mirror_counters(metrics: &Metrics, policy: &PolicyJail) {
     let label = PolicyLabel { namespace: policy.key.namespace.clone(), policy: policy.key.name.clone() };
     let counters = policy.jail().counters().clone();
+    let unparsed = RecordError::ALL.map(|reason| (reason.label(), counters.unparsed(reason)));
+    let bounds = [
+        ("excepted", counters.excepted),
+        ("stale", counters.stale),
+        ("shielded", counters.shielded),
+        ("target_cut", counters.cut_targets),
+        ("lifting_forgotten", counters.pardons_dropped),
+    ];
+    for (reason, value) in unparsed.into_iter().chain(bounds) {
+        let label = LeftOut { namespace: label.namespace.clone(), policy: label.policy.clone(), reason };
+        metrics::mirror(&metrics.left_out.get_or_create(&label), value);
+    }
     let hidden = counters.protected_clients + counters.private_clients;
     for (family, value) in [
         (&metrics.lines, counters.lines),

@@ -22,6 +22,7 @@ pub mod metrics;
 pub mod policies;
 pub mod protected;
 pub mod publish;
+pub mod recent;
 pub mod run;
 pub mod state;
 pub mod status;

@@ -31,6 +31,17 @@ pub struct Because {
     pub reason: &'static str,
 }
 
+/// What a policy's jail left out, and why.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct LeftOut {
+    /// The policy's namespace.
+    pub namespace: String,
+    /// The policy's name.
+    pub policy: String,
+    /// The word.
+    pub reason: &'static str,
+}
+
 /// The operator's metrics.
 pub struct Metrics {
     registry: Registry,
@@ -42,6 +53,8 @@ pub struct Metrics {
     pub hits: Family<PolicyLabel, Counter>,
     /// Sources forgotten before their time, because as many as allowed were followed.
     pub evicted: Family<PolicyLabel, Counter>,
+    /// Lines and hits that did not count, and what a bound cut off, by reason.
+    pub left_out: Family<LeftOut, Counter>,
     /// Lines whose client was a node, a private address or a protected network.
     pub infrastructure: Family<PolicyLabel, Counter>,
     /// Sources that earned a ban.
@@ -84,6 +97,7 @@ impl Default for Metrics {
             parsed: Family::default(),
             hits: Family::default(),
             evicted: Family::default(),
+            left_out: Family::default(),
             infrastructure: Family::default(),
             decisions: Family::default(),
             decisions_dropped: Family::default(),
@@ -110,6 +124,11 @@ impl Default for Metrics {
             "sources_evicted",
             "Sources forgotten because too many were followed",
             all.evicted.clone(),
+        );
+        registry.register(
+            "jail_left_out",
+            "Lines and hits that did not count, and what a bound cut off, by reason",
+            all.left_out.clone(),
         );
         registry.register(
             "infrastructure_lines",

@@ -10,7 +10,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ip_sentry_core::{
@@ -31,6 +31,8 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 
+use crate::recent::{Recent, Tally};
+
 pub use crate::events::PolicyKey;
 
 /// A policy that counts.
@@ -43,6 +45,7 @@ pub struct PolicyJail {
     pub since: Timestamp,
     enforces: AtomicBool,
     jail: Mutex<Jail>,
+    recent: Mutex<Recent>,
     last_ban: Mutex<Option<LastBan>>,
 }
 
@@ -83,6 +86,13 @@ impl PolicyJail {
     /// The counts.
     pub fn jail(&self) -> MutexGuard<'_, Jail> {
         lock(&self.jail)
+    }
+
+    /// What came lately, for conditions that speak of now.
+    #[must_use]
+    pub fn recent(&self) -> Tally {
+        let all = Tally::of(self.jail().counters());
+        lock(&self.recent).tally(all, Instant::now())
     }
 
     /// The last source that earned a ban.
@@ -209,6 +219,7 @@ fn judge(
             since: now,
             enforces: AtomicBool::new(enforces),
             jail: Mutex::new(jail),
+            recent: Recent::new(Instant::now()).into(),
             last_ban: Mutex::default(),
         })
     };

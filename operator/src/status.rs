@@ -2,7 +2,6 @@
 //!
 //! Pure findings first, then the one function that writes them.
 
-use ip_sentry_core::detect::counters::Counters;
 use ip_sentry_crd::{
     FIELD_MANAGER, ProbePolicy,
     condition::{self, Finding},
@@ -18,13 +17,11 @@ use serde_json::json;
 
 use crate::{
     policies::{Entry, PolicyKey},
+    recent::{ENOUGH_LINES, Tally},
     streams::StreamState,
     tail::Failure,
     targets::Resolved,
 };
-
-/// Lines that must have been read before a share of them means anything.
-const ENOUGH_LINES: u64 = 10;
 
 /// Everything that a policy's status is told from.
 pub struct Facts<'a> {
@@ -39,25 +36,27 @@ pub struct Facts<'a> {
 /// The status as it should read, with the conditions that `old` had where they have not changed.
 #[must_use]
 pub fn status(facts: &Facts<'_>, old: &[Condition], now: Timestamp) -> ProbePolicyStatus {
-    let counters = facts.entry.jail.as_ref().map(|jail| jail.jail().counters().clone()).unwrap_or_default();
-    let sample = facts.entry.jail.as_ref().and_then(|jail| jail.jail().unparsed_sample());
+    let jail = facts.entry.jail.as_ref();
+    let counters = jail.map(|jail| jail.jail().counters().clone()).unwrap_or_default();
+    let recent = jail.map(|jail| jail.recent()).unwrap_or_default();
+    let sample = jail.and_then(|jail| jail.jail().unparsed_sample());
     let findings = [
         facts.entry.accepted.clone(),
         facts.resolved.finding.clone(),
         streaming(facts.streams),
-        parsed(&counters, sample.as_deref()),
-        client_ip_preserved(&counters, &facts.resolved.hiding_services),
+        parsed(recent, sample.as_deref()),
+        client_ip_preserved(recent, &facts.resolved.hiding_services),
     ];
     let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     ProbePolicyStatus {
         conditions: condition::merge(old, &findings, facts.entry.generation, now),
         streams: i32::try_from(facts.streams.len()).unwrap_or(i32::MAX),
-        counters_since: facts.entry.jail.as_ref().map(|jail| Time(jail.since)),
+        counters_since: jail.map(|jail| Time(jail.since)),
         lines: count(counters.lines),
         parsed: count(counters.parsed),
         hits: count(counters.hits),
         bans: count(counters.earned),
-        last_ban: facts.entry.jail.as_ref().and_then(|jail| jail.last_ban()),
+        last_ban: jail.and_then(|jail| jail.last_ban()),
     }
 }
 
@@ -102,37 +101,36 @@ const fn reason(failure: Failure) -> &'static str {
     }
 }
 
-fn parsed(counters: &Counters, sample: Option<&str>) -> Finding {
+fn parsed(recent: Tally, sample: Option<&str>) -> Finding {
     const KIND: &str = "LogsParsed";
-    if counters.lines == 0 {
+    if recent.lines == 0 {
         return Finding::unknown(
             KIND,
             "NoLines",
             "no line has been read yet: does the gateway log its requests?",
         );
     }
-    if counters.lines >= ENOUGH_LINES && counters.parsed * 2 < counters.lines {
-        let (parsed, lines) = (counters.parsed, counters.lines);
+    if recent.lines >= ENOUGH_LINES && recent.parsed * 2 < recent.lines {
+        let (parsed, lines) = (recent.parsed, recent.lines);
         let sample = sample.map(|sample| format!(", such as {sample}")).unwrap_or_default();
         let message = format!("only {parsed} of {lines} lines have the format{sample}: correct spec.format");
         return Finding::no(KIND, "WrongFormat", message);
     }
-    if counters.parsed == 0 {
+    if recent.parsed == 0 {
         return Finding::unknown(KIND, "TooFewLines", "too few lines to judge by");
     }
     Finding::yes(KIND, "Parsed", "the lines have the policy's format")
 }
 
-fn client_ip_preserved(counters: &Counters, hiding: &[String]) -> Finding {
+fn client_ip_preserved(recent: Tally, hiding: &[String]) -> Finding {
     const KIND: &str = "ClientIPPreserved";
-    let hidden = counters.protected_clients + counters.private_clients;
-    if counters.parsed < ENOUGH_LINES {
+    if recent.parsed < ENOUGH_LINES {
         return Finding::unknown(KIND, "TooFewLines", "too few requests to judge by");
     }
-    if hidden * 2 < counters.parsed {
+    if recent.hidden * 2 < recent.parsed {
         return Finding::yes(KIND, "Preserved", "the log shows the clients' own addresses");
     }
-    let (share, total) = (hidden, counters.parsed);
+    let (share, total) = (recent.hidden, recent.parsed);
     let seen =
         format!("{share} of {total} requests come from node or private addresses, which are never banned");
     if hiding.is_empty() {
@@ -163,10 +161,8 @@ pub async fn write(client: &Client, key: &PolicyKey, status: &ProbePolicyStatus)
 mod tests {
     use super::*;
 
-    fn counters(lines: u64, parsed: u64, hidden: u64) -> Counters {
-        let mut counters = Counters::default();
-        (counters.lines, counters.parsed, counters.private_clients) = (lines, parsed, hidden);
-        counters
+    fn lately(lines: u64, parsed: u64, hidden: u64) -> Tally {
+        Tally { lines, parsed, hidden }
     }
 
     #[test]
@@ -181,14 +177,14 @@ mod tests {
             (streaming(&[StreamState::Open, StreamState::Opening]),    None,        "Opening",        "1 of 2"),
             (streaming(&[forbidden]),                                  Some(false), "Forbidden",      "components/log-access"),
             (streaming(&[StreamState::Open, missing]),                 Some(false), "ContainerMissing", "no container nginx"),
-            (parsed(&counters(0, 0, 0), None),                         None,        "NoLines",        "log its requests"),
-            (parsed(&counters(9, 0, 0), None),                         None,        "TooFewLines",    "too few"),
-            (parsed(&counters(100, 49, 0), Some("aaa 000")),           Some(false), "WrongFormat",    "such as aaa 000: correct spec.format"),
-            (parsed(&counters(100, 50, 0), None),                      Some(true),  "Parsed",         ""),
-            (client_ip_preserved(&counters(9, 9, 9), &cluster),        None,        "TooFewLines",    ""),
-            (client_ip_preserved(&counters(20, 20, 9), &cluster),      Some(true),  "Preserved",      ""),
-            (client_ip_preserved(&counters(20, 20, 10), &cluster),     Some(false), "ExternalTrafficPolicyCluster", "externalTrafficPolicy to Local on Service web/gw"),
-            (client_ip_preserved(&counters(20, 20, 20), &[]),          Some(false), "ProxyInFront",   "PROXY protocol"),
+            (parsed(lately(0, 0, 0), None),                         None,        "NoLines",        "log its requests"),
+            (parsed(lately(9, 0, 0), None),                         None,        "TooFewLines",    "too few"),
+            (parsed(lately(100, 49, 0), Some("aaa 000")),           Some(false), "WrongFormat",    "such as aaa 000: correct spec.format"),
+            (parsed(lately(100, 50, 0), None),                      Some(true),  "Parsed",         ""),
+            (client_ip_preserved(lately(9, 9, 9), &cluster),        None,        "TooFewLines",    ""),
+            (client_ip_preserved(lately(20, 20, 9), &cluster),      Some(true),  "Preserved",      ""),
+            (client_ip_preserved(lately(20, 20, 10), &cluster),     Some(false), "ExternalTrafficPolicyCluster", "externalTrafficPolicy to Local on Service web/gw"),
+            (client_ip_preserved(lately(20, 20, 20), &[]),          Some(false), "ProxyInFront",   "PROXY protocol"),
         ];
         for (finding, status, reason, message) in table {
             assert_eq!((finding.status, finding.reason), (status, reason), "{}", finding.message);
