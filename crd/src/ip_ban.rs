@@ -76,7 +76,11 @@ use crate::{condition, schema};
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
     {
-        "rule": "self.origin == 'Detected' ? has(self.expiresAt) && has(self.policyRef) : !has(self.policyRef) && !has(self.evidence) && !has(self.offence)",
+        "rule": "self.origin != 'Detected' || (has(self.expiresAt) && has(self.policyRef))",
+        "message": "a Detected ban has expiresAt and policyRef",
+    },
+    {
+        "rule": "self.origin == 'Detected' || (!has(self.policyRef) && !has(self.evidence) && !has(self.offence))",
         "message": "policyRef, evidence and offence belong to a Detected ban: to make a detected ban yours, kubectl replace it",
     },
     {

@@ -64,13 +64,14 @@ pub(crate) fn source(generator: &mut SchemaGenerator) -> Schema {
 }
 
 /// A duration between `min` and `max`, with the message that names both.
+///
+/// No `pattern`: its message would show the expression instead of what to write.
 pub(crate) fn duration(field: &str, min: &str, max: &str) -> Schema {
     json_schema!({
         "type": "string",
         "maxLength": 32,
-        "pattern": DURATION,
         "x-kubernetes-validations": [{
-            "rule": format!("!self.matches('{DURATION}') || (duration(self) >= duration('{min}') && duration(self) <= duration('{max}'))"),
+            "rule": format!("self.matches('{DURATION}') && duration(self) >= duration('{min}') && duration(self) <= duration('{max}')"),
             "message": format!("{field} is a duration from {min} to {max}, such as 90s, 2m or 24h"),
         }],
     })
