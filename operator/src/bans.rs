@@ -207,6 +207,18 @@ impl Bans {
         self.by_name.get(name)
     }
 
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+
     /// Every ban.
     pub fn iter(&self) -> impl Iterator<Item = &Ban> {
         self.by_name.values()

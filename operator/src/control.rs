@@ -212,6 +212,7 @@ impl Control {
             self.written.retain(|key, _| policies.iter().any(|(known, _)| known == key));
             for (key, entry) in policies.iter() {
                 let nothing = Resolved::unknown();
+                let held_back = self.state.held_back.load(Ordering::Relaxed);
                 let resolved = self.resolved.get(key).unwrap_or(&nothing);
                 let streams: Vec<StreamState> =
                     resolved.containers.iter().map(|container| self.streams.state(container)).collect();
@@ -220,7 +221,11 @@ impl Control {
                     .find(|object| is_named(object, key))
                     .and_then(|object| object.status.as_ref())
                     .map_or(&[][..], |status| &status.conditions);
-                let status = status::status(&status::Facts { entry, resolved, streams: &streams }, old, now);
+                let status = status::status(
+                    &status::Facts { entry, resolved, streams: &streams, held_back },
+                    old,
+                    now,
+                );
                 if self.is_due(key, &status) {
                     due.push((key.clone(), status));
                 }

@@ -5,8 +5,9 @@
 //! that it can go on when it becomes the leader.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -20,9 +21,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     bans::{Bans, DELETION_SLACK},
+    budget::Budget,
     events::What,
     history::Memory,
-    metrics::Metrics,
+    metrics::{self, Metrics},
     policies::{Outcome, PolicyJail},
     publish::{PublishError, Published},
     state::State,
@@ -33,6 +35,11 @@ use crate::{
 const MOST_WAITING: usize = 10_000;
 /// The most that are written at a time.
 const MOST_WRITES: usize = 16;
+/// The most bans that may exist: each is an object that every node watches. Larger lists are no IPBans.
+const MOST_BANS: usize = 20_000;
+/// Bans that may be made at once, and then a second: each goes to every node.
+const BURST: f64 = 300.0;
+const BANS_PER_SECOND: f64 = 20.0;
 /// How long after a failed or postponed write the next try comes.
 const RETRY: Duration = Duration::from_millis(250);
 /// The longest wait between two tries.
@@ -104,6 +111,7 @@ fn moot(
 pub struct Docket {
     state: Arc<State>,
     waiting: HashMap<Source, Waiting>,
+    budget: Budget,
     writes: JoinSet<(Source, Result<Published, PublishError>)>,
     /// Told when bans, protected networks or policies change, and when this replica begins to lead.
     changed: Arc<Notify>,
@@ -113,7 +121,13 @@ impl Docket {
     /// An empty docket.
     #[must_use]
     pub fn new(state: Arc<State>, changed: Arc<Notify>) -> Self {
-        Self { state, waiting: HashMap::new(), writes: JoinSet::new(), changed }
+        Self {
+            state,
+            waiting: HashMap::new(),
+            budget: Budget::new(BURST, BANS_PER_SECOND, Instant::now()),
+            writes: JoinSet::new(),
+            changed,
+        }
     }
 
     /// Works until `shutdown`; what is being written then is finished.
@@ -223,11 +237,22 @@ impl Docket {
             return;
         }
         let now = Instant::now();
-        for (&source, waiting) in &mut self.waiting {
+        // The most active sources first: they are the ones to stop when not all can be.
+        let mut due: Vec<(&Source, &mut Waiting)> = self
+            .waiting
+            .iter_mut()
+            .filter(|(_, waiting)| !waiting.in_flight && waiting.not_before <= now)
+            .collect();
+        due.sort_by_key(|(_, waiting)| Reverse(waiting.decision.evidence.hits));
+        let bans = self.state.bans().len();
+        let mut held_back = 0;
+        for (&source, waiting) in due {
             if self.writes.len() >= MOST_WRITES {
                 break;
             }
-            if waiting.in_flight || waiting.not_before > now {
+            if bans >= MOST_BANS || !self.budget.spend(now) {
+                waiting.not_before = now + RETRY;
+                held_back += 1;
                 continue;
             }
             waiting.in_flight = true;
@@ -238,6 +263,8 @@ impl Docket {
                 (source, publisher.publish(&policy, &decision, offence, Timestamp::now()).await)
             });
         }
+        self.state.held_back.store(held_back, Ordering::Relaxed);
+        metrics::level(&self.state.metrics.decisions_held_back, held_back);
     }
 
     fn written(&mut self, source: Source, result: Result<Published, PublishError>) {

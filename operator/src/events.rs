@@ -17,7 +17,7 @@ use kube::{
 
 use ip_sentry_crd::{IPBan, ProbePolicy};
 
-use crate::metrics::Metrics;
+use crate::{budget::Budget, metrics::Metrics};
 
 /// Who an event is about.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -66,14 +66,13 @@ impl What {
 const BURST: f64 = 10.0;
 /// How long it takes to earn another.
 const REFILL: Duration = Duration::from_secs(5);
-/// The most policies that are kept apart; their buckets are small, but names come from outside.
+/// The most policies that are kept apart; their budgets are small, but names come from outside.
 const MOST_POLICIES: usize = 1_000;
 
-/// A budget of events.
+/// What a policy may still say.
 #[derive(Debug)]
-struct Bucket {
-    tokens: f64,
-    at: Instant,
+struct Voice {
+    budget: Budget,
     summed_up: Option<Instant>,
 }
 
@@ -85,22 +84,20 @@ enum Share {
     Drop,
 }
 
-impl Bucket {
-    fn take(&mut self, now: Instant) -> Share {
-        let earned = now.saturating_duration_since(self.at).as_secs_f64() / REFILL.as_secs_f64();
-        self.tokens = (self.tokens + earned).min(BURST);
-        self.at = now;
-        if self.tokens >= 1.0 {
-            self.tokens -= 1.0;
+impl Voice {
+    fn new(now: Instant) -> Self {
+        Self { budget: Budget::new(BURST, 1.0 / REFILL.as_secs_f64(), now), summed_up: None }
+    }
+
+    fn share(&mut self, now: Instant) -> Share {
+        if self.budget.spend(now) {
             return Share::Tell;
         }
-        let due = self.summed_up.is_none_or(|last| now.saturating_duration_since(last) >= REFILL);
-        if due {
-            self.summed_up = Some(now);
-            Share::SumUp
-        } else {
-            Share::Drop
+        if self.summed_up.is_some_and(|last| now.saturating_duration_since(last) < REFILL) {
+            return Share::Drop;
         }
+        self.summed_up = Some(now);
+        Share::SumUp
     }
 }
 
@@ -108,7 +105,7 @@ impl Bucket {
 #[derive(Clone)]
 pub struct Events {
     recorder: Recorder,
-    buckets: Arc<Mutex<HashMap<PolicyKey, Bucket>>>,
+    voices: Arc<Mutex<HashMap<PolicyKey, Voice>>>,
     metrics: Arc<Metrics>,
 }
 
@@ -118,19 +115,18 @@ impl Events {
     pub fn new(client: Client, instance: &str, metrics: Arc<Metrics>) -> Self {
         let reporter =
             Reporter { controller: "ipsentry.dev/operator".into(), instance: Some(instance.into()) };
-        Self { recorder: Recorder::new(client, reporter), buckets: Arc::default(), metrics }
+        Self { recorder: Recorder::new(client, reporter), voices: Arc::default(), metrics }
     }
 
     /// Says on `policy` what happened to the ban of that name. Sent in the background; a lost one is counted.
     pub fn tell(&self, policy: &PolicyKey, uid: Option<String>, what: What, ban: Option<&str>, note: String) {
         let share = {
-            let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-            if buckets.len() >= MOST_POLICIES {
-                buckets.clear();
+            let mut voices = self.voices.lock().unwrap_or_else(PoisonError::into_inner);
+            if voices.len() >= MOST_POLICIES {
+                voices.clear();
             }
             let now = Instant::now();
-            let fresh = || Bucket { tokens: BURST, at: now, summed_up: None };
-            buckets.entry(policy.clone()).or_insert_with(fresh).take(now)
+            voices.entry(policy.clone()).or_insert_with(|| Voice::new(now)).share(now)
         };
         let (note, ban) = match share {
             Share::Tell => (note, ban),
@@ -183,12 +179,12 @@ mod tests {
     #[test]
     fn a_flood_is_told_ten_times_then_summed_up_now_and_then() {
         let start = Instant::now();
-        let mut bucket = Bucket { tokens: BURST, at: start, summed_up: None };
-        let flood: Vec<Share> = (0..100).map(|_| bucket.take(start)).collect();
+        let mut voice = Voice::new(start);
+        let flood: Vec<Share> = (0..100).map(|_| voice.share(start)).collect();
         assert_eq!(flood.iter().filter(|share| **share == Share::Tell).count(), 10);
         assert_eq!(flood.iter().filter(|share| **share == Share::SumUp).count(), 1);
-        assert_eq!(bucket.take(start + REFILL), Share::Tell);
-        assert_eq!(bucket.take(start + REFILL), Share::SumUp);
-        assert_eq!(bucket.take(start + REFILL), Share::Drop);
+        assert_eq!(voice.share(start + REFILL), Share::Tell);
+        assert_eq!(voice.share(start + REFILL), Share::SumUp);
+        assert_eq!(voice.share(start + REFILL), Share::Drop);
     }
 }

@@ -9,6 +9,7 @@ pub mod admin;
 pub mod args;
 pub mod backoff;
 pub mod bans;
+pub mod budget;
 pub mod client;
 pub mod control;
 pub mod docket;

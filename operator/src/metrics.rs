@@ -61,6 +61,8 @@ pub struct Metrics {
     pub decisions: Family<PolicyLabel, Counter>,
     /// Decisions that became no ban, by reason.
     pub decisions_dropped: Family<Because, Counter>,
+    /// Decisions that wait because bans are limited.
+    pub decisions_held_back: Gauge,
     /// What became of the ones that were published, by result.
     pub published: Family<Because, Counter>,
     /// From the last hit's line to the stored IPBan.
@@ -101,6 +103,7 @@ impl Default for Metrics {
             infrastructure: Family::default(),
             decisions: Family::default(),
             decisions_dropped: Family::default(),
+            decisions_held_back: Gauge::default(),
             published: Family::default(),
             // 5 ms to 82 s.
             ban_delay: Histogram::new(exponential_buckets(0.005, 2.0, 15)),
@@ -140,6 +143,11 @@ impl Default for Metrics {
             "decisions_dropped",
             "Decisions that became no ban, by reason",
             all.decisions_dropped.clone(),
+        );
+        registry.register(
+            "decisions_held_back",
+            "Decisions that wait because bans are limited",
+            all.decisions_held_back.clone(),
         );
         registry.register(
             "bans_published",

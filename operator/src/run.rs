@@ -75,6 +75,7 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
         protected: protected.clone(),
         policies: Policies::default().into(),
         bans: Bans::default().into(),
+        held_back: 0.into(),
         ready: false.into(),
     });
     let inventories = Inventories::start(&reader, &dirty, &metrics, &shutdown);

@@ -1,6 +1,9 @@
 //! What every part of the operator shares: what is known, and the way to write.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, AtomicUsize},
+};
 
 use ip_sentry_core::{detect::decision::Decision, net::Source, networks::Networks};
 use jiff::Timestamp;
@@ -37,6 +40,8 @@ pub struct State {
     pub policies: Mutex<Policies>,
     /// Every ban. Locked for moments, never across an await.
     pub bans: Mutex<Bans>,
+    /// Decisions that wait because bans are limited.
+    pub held_back: AtomicUsize,
     /// Whether everything that must be listed once has been.
     pub ready: AtomicBool,
 }

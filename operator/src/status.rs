@@ -31,6 +31,8 @@ pub struct Facts<'a> {
     pub resolved: &'a Resolved,
     /// The streams of its containers.
     pub streams: &'a [StreamState],
+    /// Decisions, of all policies, that wait because bans are limited.
+    pub held_back: usize,
 }
 
 /// The status as it should read, with the conditions that `old` had where they have not changed.
@@ -46,6 +48,7 @@ pub fn status(facts: &Facts<'_>, old: &[Condition], now: Timestamp) -> ProbePoli
         streaming(facts.streams),
         parsed(recent, sample.as_deref()),
         client_ip_preserved(recent, &facts.resolved.hiding_services),
+        bans_limited(facts.held_back),
     ];
     let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     ProbePolicyStatus {
@@ -143,6 +146,18 @@ fn client_ip_preserved(recent: Tally, hiding: &[String]) -> Finding {
     Finding::no(KIND, "ExternalTrafficPolicyCluster", format!("{seen}: {advice}"))
 }
 
+fn bans_limited(held_back: usize) -> Finding {
+    const KIND: &str = "BansLimited";
+    if held_back == 0 {
+        return Finding::no(KIND, "WithinLimits", "every ban that is earned is made at once");
+    }
+    let message = format!(
+        "{held_back} sources have earned a ban and wait, those with the most hits go first: more than 20 a second, \
+         or 20,000 in all, are not made; is a policy too strict?"
+    );
+    Finding::yes(KIND, "TooMany", message)
+}
+
 /// Writes the status; `client` lets it through only while this replica leads.
 pub async fn write(client: &Client, key: &PolicyKey, status: &ProbePolicyStatus) -> Result<(), kube::Error> {
     let api: Api<ProbePolicy> = Api::namespaced(client.clone(), &key.namespace);
@@ -184,6 +199,8 @@ mod tests {
             (client_ip_preserved(lately(9, 9, 9), &cluster),        None,        "TooFewLines",    ""),
             (client_ip_preserved(lately(20, 20, 9), &cluster),      Some(true),  "Preserved",      ""),
             (client_ip_preserved(lately(20, 20, 10), &cluster),     Some(false), "ExternalTrafficPolicyCluster", "externalTrafficPolicy to Local on Service web/gw"),
+            (bans_limited(0),                                          Some(false), "WithinLimits",   ""),
+            (bans_limited(7),                                          Some(true),  "TooMany",        "7 sources"),
             (client_ip_preserved(lately(20, 20, 20), &[]),          Some(false), "ProxyInFront",   "PROXY protocol"),
         ];
         for (finding, status, reason, message) in table {

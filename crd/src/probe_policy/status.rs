@@ -14,6 +14,7 @@ pub struct ProbePolicyStatus {
     /// `Accepted`: the policy as written is in force. `ResolvedRefs`: its targets exist and have pods.
     /// `LogsStreaming`: their logs can be read. `LogsParsed`: the lines have the policy's format.
     /// `ClientIPPreserved`: the log shows the clients' own addresses, not those of nodes or proxies.
+    /// `BansLimited`: more bans are earned than are made.
     #[serde(default)]
     #[schemars(schema_with = "condition::schema")]
     pub conditions: Vec<Condition>,
