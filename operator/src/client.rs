@@ -1,9 +1,9 @@
 //! How the operator reaches the API server.
 //!
-//! Two clients with connections of their own: [`connect`] for watches, log streams and writes, and
-//! [`connect_lease`] for the lease alone, which must not wait behind anything else.
+//! Three clients with connections of their own: [`connect`] for watches and log streams, [`connect_writer`] for what
+//! only the leader may do, and [`connect_lease`] for the lease alone, which must not wait behind anything else.
 //!
-//! Both differ from kube's defaults in two ways.
+//! All differ from kube's defaults in two ways.
 //! A dead peer is noticed, by TCP keepalive and the kernel's user time-out: otherwise a log stream over a dead
 //! connection hangs for ever, since kube sets no read time-out.
 //! And nothing is sent a second time behind the caller's back: kube's default sends a request that was answered
@@ -12,10 +12,12 @@
 use std::time::Duration;
 
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use kube::client::{Body, ConfigExt as _};
 use kube::{Client, Config};
-use tower::{BoxError, ServiceBuilder};
+use tower::{BoxError, ServiceBuilder, ServiceExt as _};
+
+use crate::lease::{GatedStream, Leadership};
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -36,17 +38,32 @@ pub async fn config() -> Result<Config, ClientError> {
     Ok(Config::infer().await?)
 }
 
-/// The client for everything but the lease. A connection attempt takes at most 10 s.
+/// The client for reading: lists, watches and log streams. A connection attempt takes at most 10 s.
 pub fn connect(config: &Config) -> Result<Client, ClientError> {
-    build(config, Duration::from_secs(10))
+    build(config, Duration::from_secs(10), None)
 }
 
 /// The client for the lease alone. A connection attempt takes at most 2 s, [`crate::lease`] bounds each request.
 pub fn connect_lease(config: &Config) -> Result<Client, ClientError> {
-    build(config, Duration::from_secs(2))
+    build(config, Duration::from_secs(2), None)
 }
 
-fn build(config: &Config, connect_timeout: Duration) -> Result<Client, ClientError> {
+/// The client for what only the leader may do: it reads through `reader`, and writes only while this replica leads,
+/// on connections that send nothing else and nothing late.
+pub fn connect_writer(
+    config: &Config,
+    reader: Client,
+    leadership: &Leadership,
+) -> Result<Client, ClientError> {
+    let writer = build(config, Duration::from_secs(2), Some(leadership.clone()))?;
+    Ok(leadership.gate_writes(reader, writer))
+}
+
+fn build(
+    config: &Config,
+    connect_timeout: Duration,
+    gate: Option<Leadership>,
+) -> Result<Client, ClientError> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
@@ -55,7 +72,8 @@ fn build(config: &Config, connect_timeout: Duration) -> Result<Client, ClientErr
     tcp.set_keepalive_interval(Some(Duration::from_secs(10)));
     tcp.set_keepalive_retries(Some(3));
     tcp.set_tcp_user_timeout(Some(Duration::from_mins(1)));
-    let tls = config.rustls_https_connector_with_connector(tcp)?;
+    let gated = tcp.map_response(move |tcp| TokioIo::new(GatedStream::new(tcp.into_inner(), gate.clone())));
+    let tls = config.rustls_https_connector_with_connector(gated)?;
     let http = hyper_util::client::legacy::Builder::new(TokioExecutor::new()).build::<_, Body>(tls);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())

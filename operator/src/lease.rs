@@ -9,7 +9,8 @@
 //! * its writes carry the resource version that was read, so that of two candidates one is refused (`lock`);
 //! * a lease counts as expired when this process has watched it stand still for its whole duration, on the
 //!   monotonic clock: no two machines' clocks are compared (`guard`);
-//! * a term is counted from before the request that won it, and ends by itself (`gate`);
+//! * a term is counted from before the request that won it, and ends by itself (`gate`), down to the connection
+//!   that a write is sent on (`wire`);
 //! * a thread of its own ends it on time, and aborts the process rather than let a write go out late (`watchdog`).
 //!
 //! A leader stops at the latest [`Timing::deadline`] after its last renewal began, and nobody else starts before
@@ -22,6 +23,7 @@ mod gate;
 mod guard;
 mod lock;
 mod watchdog;
+mod wire;
 
 use std::time::{Duration, Instant};
 
@@ -33,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 pub use gate::{Deposed, Leadership, LeaseStatus, Permit, WriteError};
+pub use wire::GatedStream;
 
 use crate::backoff::jittered;
 use guard::{Guard, Standing, Verdict};
@@ -159,6 +162,7 @@ impl Election {
         }
         self.leadership.close();
         self.leadership.drained(self.timing.deadline).await;
+        self.leadership.lose();
         self.release().await;
         Ok(())
     }

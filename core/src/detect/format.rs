@@ -4,6 +4,7 @@
 
 mod line_regex;
 mod nginx_combined;
+mod steps;
 
 use self::line_regex::LineRegex;
 pub use self::line_regex::LineRegexError;

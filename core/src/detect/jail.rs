@@ -54,7 +54,7 @@ pub struct Jail {
     forgiven: Forgiven,
     normaliser: Normaliser,
     dates: Dates,
-    unparsed: Vec<u8>,
+    last_unparsed: Vec<u8>,
 }
 
 impl Jail {
@@ -70,7 +70,7 @@ impl Jail {
             forgiven: Forgiven::default(),
             normaliser: Normaliser::default(),
             dates: Dates::default(),
-            unparsed: Vec::new(),
+            last_unparsed: Vec::new(),
         }
     }
 
@@ -110,16 +110,12 @@ impl Jail {
     /// `at` is when it was logged; without it the line's own time counts. `protected` is never banned.
     pub fn observe(&mut self, at: Option<Timestamp>, line: &[u8], protected: &Networks) -> Verdict {
         self.counters.lines += 1;
-        let parsed = self.policy.format.parse(line).and_then(|record| match at {
-            Some(at) => Ok((record, at)),
-            None => self.dates.timestamp(record.time).map(|at| (record, at)).ok_or(RecordError::Time),
-        });
-        let (record, at) = match parsed {
-            Ok(parsed) => parsed,
-            Err(error) => {
-                self.note_unparsed(error, line);
-                return Verdict::Unparsed(error);
-            }
+        let record = match self.policy.format.parse(line) {
+            Ok(record) => record,
+            Err(error) => return self.unparsed(error, line),
+        };
+        let Some(at) = at.or_else(|| self.dates.timestamp(record.time)) else {
+            return self.unparsed(RecordError::Time, line);
         };
         self.counters.parsed += 1;
         if self.is_infrastructure(record.client, protected) {
@@ -186,15 +182,16 @@ impl Jail {
     /// and without bytes that a terminal would act on.
     #[must_use]
     pub fn unparsed_sample(&self) -> Option<String> {
-        (!self.unparsed.is_empty()).then(|| printable(&without_queries(&self.unparsed)))
+        (!self.last_unparsed.is_empty()).then(|| printable(&without_queries(&self.last_unparsed)))
     }
 
-    fn note_unparsed(&mut self, error: RecordError, line: &[u8]) {
+    fn unparsed(&mut self, error: RecordError, line: &[u8]) -> Verdict {
         self.counters.count_unparsed(error);
         if error != RecordError::Empty {
-            self.unparsed.clear();
-            self.unparsed.extend_from_slice(&line[..line.len().min(UNPARSED_BYTES)]);
+            self.last_unparsed.clear();
+            self.last_unparsed.extend_from_slice(&line[..line.len().min(UNPARSED_BYTES)]);
         }
+        Verdict::Unparsed(error)
     }
 
     /// Whether the client is never counted; every parsed line is counted here, not only hits, so that a gateway

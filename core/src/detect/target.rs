@@ -80,9 +80,9 @@ fn without_authority(target: &[u8]) -> &[u8] {
 fn is_plain(path: &[u8]) -> bool {
     let Some((b'/', after)) = path.split_first() else { return false };
     let special = after.iter().zip(path).fold(0, |special, (&byte, &previous)| {
-        let is_special = matches!(byte, b'%' | b'\\' | b';') | (byte >= 0x80);
-        let is_dot_or_slash = (previous == b'/') & ((byte == b'/') | (byte == b'.'));
-        special | u8::from(is_special | is_dot_or_slash)
+        let is_special = matches!(byte, b'%' | b'\\' | b';' | 0x80..);
+        let is_dot_or_slash = previous == b'/' && matches!(byte, b'/' | b'.');
+        special | u8::from(is_special) | u8::from(is_dot_or_slash)
     });
     special == 0
 }

@@ -129,23 +129,37 @@ impl Leadership {
     /// The same client, but requests that change something are let through only while this replica leads.
     ///
     /// Others fail with [`Deposed`], see [`Deposed::is_cause_of`]. Reads, watches and log streams go through.
+    /// [`crate::client::connect_writer`] makes one that has the connections gated as well.
     #[must_use]
     pub fn gate(&self, client: Client) -> Client {
-        let namespace = client.default_namespace().to_owned();
+        self.gate_writes(client.clone(), client)
+    }
+
+    /// A client that reads through `reader`, and writes through `writer` while this replica leads.
+    #[must_use]
+    pub fn gate_writes(&self, reader: Client, writer: Client) -> Client {
+        let namespace = reader.default_namespace().to_owned();
         let leadership = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
-            let (client, leadership) = (client.clone(), leadership.clone());
+            let (reader, writer, leadership) = (reader.clone(), writer.clone(), leadership.clone());
             async move {
                 if *request.method() == Method::GET {
-                    return client.send(request).await.map_err(BoxError::from);
+                    return reader.send(request).await.map_err(BoxError::from);
                 }
-                leadership.write(client.send(request)).await.map_err(|error| match error {
+                leadership.write(writer.send(request)).await.map_err(|error| match error {
                     WriteError::Deposed(deposed) => deposed.into(),
                     WriteError::Failed(error) => error.into(),
                 })
             }
         });
         Client::new(service, namespace)
+    }
+
+    /// Does what is done in no time if a term is running, and keeps the term's end waiting for it.
+    pub(super) fn while_in_term<T>(&self, act: impl FnOnce() -> T) -> Result<T, Deposed> {
+        let state = self.gate.lock();
+        let is_running = state.term.is_some_and(|term| term.is_running(Moment::now()));
+        is_running.then(act).ok_or(Deposed)
     }
 
     /// Begins or prolongs a term won by a request that was begun at `asked`.

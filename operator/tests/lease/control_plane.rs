@@ -95,7 +95,7 @@ pub(crate) struct Request {
     pub(crate) received: Timestamp,
 }
 
-/// The binary named by IP_SENTRY_K8SLAB, else the latest that the cluster's scripts have built.
+/// The binary named by `IP_SENTRY_K8SLAB`, else the latest that the cluster's scripts have built.
 fn kubernetes_binary() -> Option<PathBuf> {
     if let Some(named) = std::env::var_os("IP_SENTRY_K8SLAB") {
         return Some(named.into());

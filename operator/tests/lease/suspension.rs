@@ -33,8 +33,9 @@ async fn leader_process() {
     let config = config(Path::new(&kubeconfig)).await;
     let leader =
         Candidate::enter(client::connect_lease(&config).unwrap(), LEASE, "suspended", Timing::default());
-    let gated = leader.leadership.gate(client::connect(&config).unwrap());
-    let maps: Api<ConfigMap> = Api::namespaced(gated, "default");
+    let reader = client::connect(&config).unwrap();
+    let writer = client::connect_writer(&config, reader, &leader.leadership).unwrap();
+    let maps: Api<ConfigMap> = Api::namespaced(writer, "default");
     until("leading", Duration::from_secs(15), async || leader.leadership.is_leading()).await;
     let patch = Patch::Merge(json!({"data": {"ban": "203.0.113.7"}}));
     let write = async |_| {
@@ -101,7 +102,7 @@ async fn a_leader_suspended_for_30_s_sends_no_more_than_what_was_past_the_gate()
     let output = BufReader::new(leader.0.stdout.take().unwrap());
     // It says so when it has noticed and tried on in vain; or it has aborted itself, which closes its output.
     let last_words = tokio::task::spawn_blocking(move || {
-        output.lines().map_while(Result::ok).find(|line| line.contains("deposed"))
+        output.lines().map_while(Result::ok).filter(|line| line.contains("deposed")).last()
     });
     let last_words =
         tokio::time::timeout(Duration::from_mins(1), last_words).await.expect("it ends").unwrap();

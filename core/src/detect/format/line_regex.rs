@@ -6,6 +6,7 @@
 use regex::bytes::{CaptureLocations, Regex, RegexBuilder};
 use regex_syntax::hir::Look;
 
+use super::steps::Steps;
 use crate::detect::record::{self, Record, RecordError};
 
 /// The longest expression, in bytes.
@@ -43,11 +44,18 @@ pub enum LineRegexError {
     NoGroup(&'static str),
 }
 
+/// Where a group stands that is not in the line.
+const ABSENT: usize = usize::MAX;
+
 /// A compiled expression, and which of its groups is what.
 #[derive(Clone, Debug)]
 pub(super) struct LineRegex {
+    /// The quick way, where the expression's shape allows it.
+    steps: Option<Steps>,
     regex: Regex,
-    found: CaptureLocations,
+    groups: CaptureLocations,
+    /// Beginning and end of each group in the present line.
+    marks: Vec<usize>,
     ip: usize,
     path: usize,
     status: Option<usize>,
@@ -89,14 +97,21 @@ impl LineRegex {
             status: group("status"),
             method: group("method"),
             time: group("time"),
-            found: regex.capture_locations(),
+            steps: Steps::compile(&hir),
+            groups: regex.capture_locations(),
+            marks: vec![ABSENT; 2 * regex.captures_len()],
             regex,
         })
     }
 
     pub(super) fn parse<'line>(&mut self, line: &'line [u8]) -> Result<Record<'line>, RecordError> {
-        self.regex.captures_read(&mut self.found, line).ok_or(RecordError::Shape)?;
-        let group = |index: usize| self.found.get(index).map(|(start, end)| &line[start..end]);
+        if !self.find(line) {
+            return Err(RecordError::Shape);
+        }
+        let group = |index: usize| match self.marks[2 * index..2 * index + 2] {
+            [start, end] if start != ABSENT => Some(&line[start..end]),
+            _ => None,
+        };
         let optional = |index: Option<usize>| index.and_then(group).unwrap_or_default();
         Ok(Record {
             client: group(self.ip).and_then(record::client).ok_or(RecordError::Client)?,
@@ -105,6 +120,21 @@ impl LineRegex {
             method: optional(self.method),
             status: optional(self.status),
         })
+    }
+
+    /// Whether the line matches; the marks then say where its groups are.
+    fn find(&mut self, line: &[u8]) -> bool {
+        if let Some(steps) = &self.steps
+            && let Ok(is_match) = steps.find(line, &mut self.marks)
+        {
+            return is_match;
+        }
+        let is_match = self.regex.captures_read(&mut self.groups, line).is_some();
+        for (index, mark) in self.marks.chunks_exact_mut(2).enumerate() {
+            let (start, end) = self.groups.get(index).unwrap_or((ABSENT, ABSENT));
+            mark.copy_from_slice(&[start, end]);
+        }
+        is_match
     }
 }
 

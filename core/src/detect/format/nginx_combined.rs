@@ -16,9 +16,6 @@ use crate::detect::record::{self, Record, RecordError};
 /// The longest name of a method that is taken for one, in bytes.
 const MAX_METHOD_BYTES: usize = 32;
 
-/// Bytes of `$time_local`, such as `20/Mar/2026:10:00:00 +0000`.
-const TIME_BYTES: usize = 26;
-
 pub(super) fn parse(line: &[u8]) -> Result<Record<'_>, RecordError> {
     let (client, rest) = split_at(line, memchr(b' ', line)).ok_or(RecordError::Shape)?;
     let (time, rest) = time(rest).ok_or(RecordError::Shape)?;
@@ -41,12 +38,12 @@ fn split_at(bytes: &[u8], index: Option<usize>) -> Option<(&[u8], &[u8])> {
 /// A user's name may hold spaces and brackets, but no quote: the `] "` that is looked for is the real one, and the
 /// time is what stands between it and the nearest bracket on its left.
 fn time(rest: &[u8]) -> Option<(&[u8], &[u8])> {
-    // Nearly always nobody has logged in, and the place of everything is known.
+    // Nearly always nobody has logged in, and the time begins right here.
     if let Some(after) = rest.strip_prefix(b"- - [")
-        && after.get(TIME_BYTES..TIME_BYTES + 3) == Some(b"] \"")
-        && memchr(b']', &after[..TIME_BYTES]).is_none()
+        && let Some(end) = memchr(b']', after)
+        && after[end..].starts_with(b"] \"")
     {
-        return Some((&after[..TIME_BYTES], &after[TIME_BYTES + 3..]));
+        return Some((&after[..end], &after[end + 3..]));
     }
     let end = memmem::find(rest, b"] \"")?;
     let start = memrchr(b'[', &rest[..end])?;
@@ -58,10 +55,16 @@ fn time(rest: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// The quote that ends the request. Apache escapes one inside as `\"`, nginx never leaves one.
 fn closing_quote(rest: &[u8]) -> Option<usize> {
-    memchr::memchr_iter(b'"', rest).find(|&at| {
-        let backslashes = rest[..at].iter().rev().take_while(|&&byte| byte == b'\\').count();
-        backslashes % 2 == 0
-    })
+    let mut at = memchr(b'"', rest)?;
+    while is_escaped(&rest[..at]) {
+        at += 1 + memchr(b'"', &rest[at + 1..])?;
+    }
+    Some(at)
+}
+
+/// Whether what comes after `before` has a backslash in front that isn't itself escaped.
+fn is_escaped(before: &[u8]) -> bool {
+    before.iter().rev().take_while(|&&byte| byte == b'\\').count() % 2 == 1
 }
 
 /// ` 404` and then nothing more, or a space.
