@@ -55,7 +55,7 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
     let holder = holder_id(&args.pod_name, &args.pod_uid);
     let election = Election::new(lease_client, &args.namespace, LEASE, &holder, Timing::default());
     let leadership = election.leadership();
-    let writer = leadership.gate(reader.clone());
+    let writer = client::connect_writer(&config, reader.clone(), &leadership)?;
     let metrics = Arc::new(Metrics::default());
 
     // `dirty` wakes the control loop; it and the bans wake the other two.

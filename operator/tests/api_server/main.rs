@@ -1,7 +1,8 @@
-//! Elections on a real API server: `kube-apiserver` and etcd, no nodes.
+//! Elections and bans on a real API server: `kube-apiserver` and etcd, no nodes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, its fixtures too")]
 
+mod bans;
 mod control_plane;
 mod race;
 mod succession;
