@@ -116,7 +116,8 @@ impl Events {
     /// `client` lets writes through only while this replica leads; `instance` is this pod's name.
     #[must_use]
     pub fn new(client: Client, instance: &str, metrics: Arc<Metrics>) -> Self {
-        let reporter = Reporter { controller: "ipsentry.dev/operator".into(), instance: Some(instance.into()) };
+        let reporter =
+            Reporter { controller: "ipsentry.dev/operator".into(), instance: Some(instance.into()) };
         Self { recorder: Recorder::new(client, reporter), buckets: Arc::default(), metrics }
     }
 

@@ -51,7 +51,8 @@ pub fn discover(cluster: &Cluster<'_>) -> BTreeSet<Network> {
         let status = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
         let addresses = status.filter_map(|address| host(&address.address));
         let spec = node.spec.iter();
-        let ranges = spec.flat_map(|spec| spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr)).filter_map(range);
+        let ranges =
+            spec.flat_map(|spec| spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr)).filter_map(range);
         addresses.chain(ranges)
     });
     let services = cluster.services.iter().flat_map(|service| {
@@ -109,9 +110,14 @@ pub fn status(
     let (networks, widened) = aggregate(&found, MOST);
     let finding = if !unread.is_empty() {
         let kinds = unread.join(", ");
-        Finding::no("Complete", "Unreadable", format!("the operator can't read {kinds}: check its ClusterRole"))
+        Finding::no(
+            "Complete",
+            "Unreadable",
+            format!("the operator can't read {kinds}: check its ClusterRole"),
+        )
     } else if widened {
-        let message = format!("more than {MOST} networks: wider ones that contain them are protected instead");
+        let message =
+            format!("more than {MOST} networks: wider ones that contain them are protected instead");
         Finding::yes("Complete", "Widened", message)
     } else {
         Finding::yes("Complete", "Complete", "the cluster's own networks are protected")
@@ -182,8 +188,7 @@ mod tests {
             "status": {"addresses": [{"type": "IPAddress", "value": "198.51.100.4"}, {"value": "0.0.0.0"}]},
         }))];
         let service_cidrs = [from(json!({"spec": {"cidrs": ["10.96.0.0/16", "fd96::/112"]}}))];
-        let api_servers =
-            [from(json!({"addressType": "IPv4", "endpoints": [{"addresses": ["10.99.0.1"]}]}))];
+        let api_servers = [from(json!({"addressType": "IPv4", "endpoints": [{"addresses": ["10.99.0.1"]}]}))];
         let cluster = Cluster {
             nodes: &nodes,
             services: &services,

@@ -58,7 +58,11 @@ pub fn resolve(namespace: &str, spec: &ProbePolicySpec, inventory: &Inventory<'_
 }
 
 /// One selector of pods for each target, or what is wrong with one of them.
-fn selectors(namespace: &str, spec: &ProbePolicySpec, inventory: &Inventory<'_>) -> Result<Vec<Selector>, Finding> {
+fn selectors(
+    namespace: &str,
+    spec: &ProbePolicySpec,
+    inventory: &Inventory<'_>,
+) -> Result<Vec<Selector>, Finding> {
     if let Some(selector) = &spec.pod_selector {
         return Ok(vec![label_selector(selector)?]);
     }
@@ -71,11 +75,16 @@ fn label_selector(selector: &LabelSelector) -> Result<Selector, Finding> {
     })
 }
 
-fn target_selector(namespace: &str, target: &TargetRef, inventory: &Inventory<'_>) -> Result<Selector, Finding> {
+fn target_selector(
+    namespace: &str,
+    target: &TargetRef,
+    inventory: &Inventory<'_>,
+) -> Result<Selector, Finding> {
     let name = &target.name;
     let not_found = || {
         let kind = &target.kind;
-        let message = format!("there is no {kind} {name} in namespace {namespace}: create it or correct targetRefs");
+        let message =
+            format!("there is no {kind} {name} in namespace {namespace}: create it or correct targetRefs");
         Finding::no(RESOLVED_REFS, "TargetNotFound", message)
     };
     if target.kind == "Gateway" {
@@ -189,7 +198,8 @@ fn container_of<'a>(pod: &'a Pod, wanted: Option<&str>) -> Result<&'a str, Strin
     let spec = pod.spec.as_ref();
     let containers = spec.map_or(&[][..], |spec| &spec.containers);
     let sidecars = spec.and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default();
-    let names: Vec<&str> = containers.iter().chain(sidecars).map(|container| container.name.as_str()).collect();
+    let names: Vec<&str> =
+        containers.iter().chain(sidecars).map(|container| container.name.as_str()).collect();
     let has = |name: &str| names.iter().copied().find(|&known| known == name);
     let found = match wanted {
         Some(name) => has(name),
@@ -210,7 +220,10 @@ fn has_started(pod: &Pod, container: &str) -> bool {
     let statuses = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
     statuses.filter(|status| status.name == container).any(|status| {
         status.restart_count > 0
-            || status.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+            || status
+                .state
+                .as_ref()
+                .is_some_and(|state| state.running.is_some() || state.terminated.is_some())
     })
 }
 
@@ -223,7 +236,9 @@ fn hiding_services(namespace: &str, services: &[Arc<Service>], pods: &[&Pod]) ->
             let Some(spec) = &service.spec else { return false };
             let is_outside = matches!(spec.type_.as_deref(), Some("LoadBalancer" | "NodePort"));
             let keeps_clients = spec.external_traffic_policy.as_deref() == Some("Local");
-            let Some(labels) = spec.selector.as_ref().filter(|labels| !labels.is_empty()) else { return false };
+            let Some(labels) = spec.selector.as_ref().filter(|labels| !labels.is_empty()) else {
+                return false;
+            };
             let selector: Selector = labels.clone().into_iter().collect();
             is_outside && !keeps_clients && pods.iter().any(|pod| selector.matches(pod.labels()))
         })

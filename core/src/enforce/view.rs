@@ -201,6 +201,7 @@ impl View<Partial> {
     }
 
     /// The complete view, once all three are here.
+    #[expect(clippy::result_large_err, reason = "either way it is the view itself")]
     pub fn complete(mut self) -> Result<View<Complete>, Self> {
         if self.state.bans && self.state.told && self.state.own {
             self.protected.merge();

@@ -19,7 +19,10 @@ fn pod(name: &str, labels: &serde_json::Value, containers: &[&str]) -> Arc<Pod> 
 }
 
 fn service(name: &str, spec: serde_json::Value) -> Arc<Service> {
-    Arc::new(serde_json::from_value(json!({"metadata": {"name": name, "namespace": "web"}, "spec": spec})).unwrap())
+    Arc::new(
+        serde_json::from_value(json!({"metadata": {"name": name, "namespace": "web"}, "spec": spec}))
+            .unwrap(),
+    )
 }
 
 fn gateway(name: &str) -> Arc<DynamicObject> {
@@ -59,7 +62,8 @@ fn each_missing_thing_has_its_reason_and_says_what_to_do() {
     let pods = [pod("a", &label, &["one", "two"])];
     let gateways = [gateway("public")];
     let services = [service("gw", json!({"selector": {"app": "gw"}})), service("headless", json!({}))];
-    let to_service = |name: &str| policy(json!({"targetRefs": [{"group": "", "kind": "Service", "name": name}]}));
+    let to_service =
+        |name: &str| policy(json!({"targetRefs": [{"group": "", "kind": "Service", "name": name}]}));
     let all = || Inventory { gateways: Ok(&gateways), services: &services, pods: Ok(&pods) };
     #[rustfmt::skip]
     let table = [
@@ -82,7 +86,9 @@ fn each_missing_thing_has_its_reason_and_says_what_to_do() {
 #[test]
 fn the_container_is_the_one_named_or_the_only_one_or_a_known_gateways() {
     let label = json!({"app": "gw"});
-    let spec = |container: Option<&str>| policy(json!({"podSelector": {"matchLabels": {"app": "gw"}}, "container": container}));
+    let spec = |container: Option<&str>| {
+        policy(json!({"podSelector": {"matchLabels": {"app": "gw"}}, "container": container}))
+    };
     #[rustfmt::skip]
     let table: [(&[&str], Option<&str>, &[(&str, &str)]); 5] = [
         (&["web"],             None,         &[("a", "web")]),
@@ -102,12 +108,19 @@ fn the_container_is_the_one_named_or_the_only_one_or_a_known_gateways() {
 fn a_service_that_hides_clients_is_named() {
     let pods = [pod("a", &json!({"app": "gw"}), &["nginx"])];
     let services = [
-        service("local", json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "selector": {"app": "gw"}})),
-        service("cluster", json!({"type": "NodePort", "externalTrafficPolicy": "Cluster", "selector": {"app": "gw"}})),
+        service(
+            "local",
+            json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "selector": {"app": "gw"}}),
+        ),
+        service(
+            "cluster",
+            json!({"type": "NodePort", "externalTrafficPolicy": "Cluster", "selector": {"app": "gw"}}),
+        ),
         service("inside", json!({"type": "ClusterIP", "selector": {"app": "gw"}})),
         service("other", json!({"type": "LoadBalancer", "selector": {"app": "other"}})),
     ];
     let inventory = Inventory { gateways: Err(Problem::NotInstalled), services: &services, pods: Ok(&pods) };
-    let resolved = resolve("web", &policy(json!({"podSelector": {"matchLabels": {"app": "gw"}}})), &inventory);
+    let resolved =
+        resolve("web", &policy(json!({"podSelector": {"matchLabels": {"app": "gw"}}})), &inventory);
     assert_eq!(resolved.hiding_services, ["web/cluster"]);
 }

@@ -133,8 +133,7 @@ fn the_watchdog_calls_for_the_end_when_a_write_outlives_its_term() {
     let leadership = Leadership::new(TERM);
     let (call, called) = mpsc::channel();
     let began = Instant::now();
-    let _watchdog =
-        Watchdog::start(&leadership, TERM, move || call.send(Instant::now()).unwrap()).unwrap();
+    let _watchdog = Watchdog::start(&leadership, TERM, move || call.send(Instant::now()).unwrap()).unwrap();
     leadership.lead(Moment::now());
     let _stuck = leadership.permit().unwrap();
     let at = called.recv_timeout(SOON).expect("the watchdog has to call");
