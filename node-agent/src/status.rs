@@ -1,0 +1,213 @@
+//! How things stand on this node, and what that means: the facts that the tasks publish become the conditions of
+//! the NodeFirewall.
+//!
+//! `Ready` is the claim that every banned source is dropped here. It is made only while both lists are complete,
+//! every ban and every exception is in the kernel, and the rules were read back where they must stand.
+
+use std::time::Duration;
+
+use ip_sentry_core::enforce::chain::{Counters, Rules};
+use ip_sentry_crd::{condition::Finding, node_firewall::Backend};
+
+/// Something that keeps this node from protecting, for people.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Problem {
+    /// A stable word for the condition.
+    pub reason: &'static str,
+    /// What it is and what to do about it.
+    pub message: String,
+}
+
+/// What the chain has to hold.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Wanted {
+    /// How the bans are enforced.
+    pub backend: Backend,
+    /// The IPv4 rules.
+    pub v4: Rules,
+    /// The IPv6 rules.
+    pub v6: Rules,
+}
+
+/// How the bans stand.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct SetsStatus {
+    /// What has to be heard first; `None` once everything was.
+    pub waiting_for: Option<&'static str>,
+    /// How bans are enforced, once that is known.
+    pub backend: Option<Backend>,
+    /// Why in that way.
+    pub backend_why: String,
+    /// Bans that are enforced.
+    pub entries: usize,
+    /// Whether the last full sync left anything out, or failed.
+    pub problem: Option<Problem>,
+    /// How many sets were changed by somebody else and put right.
+    pub repairs: u64,
+    /// The resourceVersion of the last change to the bans that is in the kernel.
+    pub version: Option<String>,
+    /// 99th percentile of the time from a change's arrival to the kernel's confirmation.
+    pub apply_p99: Option<Duration>,
+}
+
+/// Where the jumps to the chain stand.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Standing {
+    /// Before everything else in INPUT and FORWARD.
+    First,
+    /// Behind other rules.
+    Behind,
+    /// Behind the rules of a program that insists on the first place; left to it for a while.
+    Contended,
+}
+
+/// How the chain and its jumps stand.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ChainStatus {
+    /// The backend whose rules were read back as they must be.
+    pub verified: Option<Backend>,
+    /// Where the jumps stand, once that was read.
+    pub standing: Option<Standing>,
+    /// What went wrong.
+    pub problem: Option<Problem>,
+    /// The kernel can't match sets.
+    pub no_set_match: bool,
+    /// The kernel can't match the time.
+    pub no_time_match: bool,
+    /// How often chain or jumps were changed by somebody else and put right.
+    pub repairs: u64,
+    /// What was dropped since this agent started, and what the rules that it found had dropped before.
+    pub dropped: Counters,
+}
+
+/// The conditions that follow.
+#[must_use]
+pub fn findings(sets: &SetsStatus, chain: &ChainStatus, lists: Option<&Problem>) -> Vec<Finding> {
+    vec![ready(sets, chain, lists), backend(sets), first(chain)]
+}
+
+/// Whether this node drops every banned source.
+#[must_use]
+pub fn is_ready(sets: &SetsStatus, chain: &ChainStatus) -> bool {
+    sets.waiting_for.is_none()
+        && sets.backend.is_some()
+        && sets.problem.is_none()
+        && chain.problem.is_none()
+        && chain.verified == sets.backend
+        && chain.standing == Some(Standing::First)
+}
+
+fn ready(sets: &SetsStatus, chain: &ChainStatus, lists: Option<&Problem>) -> Finding {
+    let no = |problem: &Problem| Finding::no("Ready", problem.reason, problem.message.clone());
+    if is_ready(sets, chain) {
+        return Finding::yes("Ready", "Enforcing", format!("{} banned networks are dropped", sets.entries));
+    }
+    if let Some(missing) = sets.waiting_for {
+        let why = lists.map_or_else(String::new, |problem| format!(": {}", problem.message));
+        return Finding::no(
+            "Ready",
+            "WaitingForLists",
+            format!("waiting for {missing}{why}; until then nothing in the kernel is changed"),
+        );
+    }
+    match (&sets.problem, &chain.problem) {
+        (Some(problem), _) | (None, Some(problem)) => no(problem),
+        (None, None) if chain.verified == sets.backend && chain.verified.is_some() => Finding::no(
+            "Ready",
+            "ChainNotFirst",
+            "rules of another program stand before the chain IP-BLOCKER and may accept a banned source",
+        ),
+        (None, None) => Finding::no("Ready", "Starting", "the rules were not read back yet"),
+    }
+}
+
+fn backend(sets: &SetsStatus) -> Finding {
+    match sets.backend {
+        Some(Backend::Ipset) => Finding::yes("BackendDetected", "Ipset", sets.backend_why.clone()),
+        Some(Backend::Rules) => Finding::yes("BackendDetected", "Rules", sets.backend_why.clone()),
+        None => match &sets.problem {
+            Some(problem) => Finding::no("BackendDetected", problem.reason, problem.message.clone()),
+            None => Finding::unknown("BackendDetected", "NotTried", "the kernel was not asked yet"),
+        },
+    }
+}
+
+fn first(chain: &ChainStatus) -> Finding {
+    match chain.standing {
+        None => Finding::unknown("ChainFirst", "NotVerified", "the rules were not read back yet"),
+        Some(Standing::First) => {
+            Finding::yes("ChainFirst", "First", "the jumps to IP-BLOCKER stand first in INPUT and FORWARD")
+        }
+        Some(Standing::Behind) => {
+            Finding::no("ChainFirst", "Behind", "a jump to IP-BLOCKER stands behind other rules")
+        }
+        Some(Standing::Contended) => Finding::no(
+            "ChainFirst",
+            "Contended",
+            "another program keeps putting its rules before the jump to IP-BLOCKER in INPUT or FORWARD: configure \
+             it to append its rules (Calico: chainInsertMode Append); the agent tries again in some minutes",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> (SetsStatus, ChainStatus) {
+        (
+            SetsStatus { backend: Some(Backend::Ipset), entries: 3, ..SetsStatus::default() },
+            ChainStatus {
+                verified: Some(Backend::Ipset),
+                standing: Some(Standing::First),
+                ..ChainStatus::default()
+            },
+        )
+    }
+
+    fn reason(sets: &SetsStatus, chain: &ChainStatus) -> (Option<bool>, &'static str) {
+        let ready = findings(sets, chain, None).remove(0);
+        assert_eq!(ready.status == Some(true), is_ready(sets, chain));
+        (ready.status, ready.reason)
+    }
+
+    type Spoil = fn(&mut SetsStatus, &mut ChainStatus);
+
+    #[test]
+    fn ready_is_claimed_only_when_nothing_is_missing() {
+        let problem = |reason| Some(Problem { reason, message: "do this".to_owned() });
+        let (sets, chain) = good();
+        assert_eq!(reason(&sets, &chain), (Some(true), "Enforcing"));
+
+        let table: [(Spoil, &str); 7] = [
+            (|sets, _| sets.waiting_for = Some("the list of IPBans"), "WaitingForLists"),
+            (|_, chain| chain.standing = Some(Standing::Behind), "ChainNotFirst"),
+            (|_, chain| chain.standing = Some(Standing::Contended), "ChainNotFirst"),
+            (|_, chain| chain.verified = None, "Starting"),
+            (|_, chain| chain.verified = Some(Backend::Rules), "Starting"),
+            (|sets, chain| (sets.backend, chain.verified) = (None, None), "Starting"),
+            (|sets, _| *sets = SetsStatus::default(), "Starting"),
+        ];
+        for (spoil, expect) in table {
+            let (mut sets, mut chain) = good();
+            spoil(&mut sets, &mut chain);
+            assert_eq!(reason(&sets, &chain), (Some(false), expect));
+        }
+        let (mut sets, mut chain) = good();
+        chain.problem = problem("Locked");
+        assert_eq!(reason(&sets, &chain), (Some(false), "Locked"));
+        sets.problem = problem("SetFull");
+        assert_eq!(reason(&sets, &chain), (Some(false), "SetFull"));
+    }
+
+    #[test]
+    fn what_keeps_a_list_away_is_told() {
+        let sets = SetsStatus { waiting_for: Some("the list of IPBans"), ..SetsStatus::default() };
+        let lists = Problem { reason: "Forbidden", message: "403: may not list ipbans".to_owned() };
+        let ready = findings(&sets, &ChainStatus::default(), Some(&lists)).remove(0);
+        assert_eq!(
+            ready.message,
+            "waiting for the list of IPBans: 403: may not list ipbans; until then nothing in the kernel is changed"
+        );
+    }
+}
