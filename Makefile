@@ -12,12 +12,13 @@ OVERLAY ?= deploy/kustomize/overlays/default
 REGISTRY ?=
 TAG ?= dev
 # Where `binaries` puts the programs.
-OUT ?= target/images
+OUT ?= $(target)/images
 
 cluster := tests/e2e/cluster
 cache := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ip-sentry
 deny_version := 0.20.2
 deny := $(cache)/cargo-deny-$(deny_version)/bin/cargo-deny
+target := $(or $(CARGO_TARGET_DIR),target)
 host = $(shell rustc -vV | sed -n 's/^host: //p')
 
 ##@ Try it
@@ -82,7 +83,7 @@ packages:
 ##@ Build
 binaries: ## both programs, released and static, into OUT (default target/images)
 	RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --target $(host) -p ip-sentry-operator -p ip-sentry-node-agent
-	install -D -t '$(OUT)' target/$(host)/release/ip-sentry-operator target/$(host)/release/ip-sentry-node-agent
+	install -D -t '$(OUT)' $(target)/$(host)/release/ip-sentry-operator $(target)/$(host)/release/ip-sentry-node-agent
 images: ## both images with docker, podman or buildah: make images REGISTRY=registry.example.com/team TAG=1.0
 	@builder=; \
 	for tool in docker podman buildah; do \
@@ -100,7 +101,7 @@ manifests: ## write the CRDs anew from the Rust types
 ##@ Your own cluster
 install: ## CRDs, operator and node agents with KUBECTL, from OVERLAY
 	$(KUBECTL) apply --server-side -k deploy/kustomize/crds
-	$(KUBECTL) wait --for=condition=Established --timeout=60s -k deploy/kustomize/crds
+	$(KUBECTL) wait --for=condition=Established --timeout=60s crd --selector=app.kubernetes.io/part-of=ip-sentry
 	$(KUBECTL) apply -k $(OVERLAY)
 	$(KUBECTL) --namespace ip-sentry rollout status deployment/ip-sentry-operator --timeout=180s
 	$(KUBECTL) --namespace ip-sentry-node rollout status daemonset/ip-sentry-node-agent --timeout=180s
