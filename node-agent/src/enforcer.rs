@@ -28,15 +28,16 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     args::BackendChoice,
     heard::Heard,
-    kernel::{
-        addresses,
-        ipset::{Ipset, IpsetError},
-    },
+    kernel::{addresses, ipset::IpsetError},
     latency::Latency,
     metrics::Metrics,
     status::{ChainStatus, Problem, SetsStatus, Wanted},
     sync::{self, Outcome, Step},
 };
+
+mod way;
+
+use way::{Way, left_out, open, problem_of, too_many};
 
 /// How often the sets' headers are looked at.
 const GLANCE: Duration = Duration::from_secs(2);
@@ -53,12 +54,6 @@ enum Sight {
     Complete(View<Complete>),
 }
 
-/// How bans get into the kernel.
-enum Way {
-    Ipset(Ipset),
-    Rules,
-}
-
 /// The task that keeps the sets.
 pub struct Enforcer {
     choice: BackendChoice,
@@ -67,9 +62,10 @@ pub struct Enforcer {
     way: Option<Way>,
     /// Everything has to be read and compared.
     dirty: bool,
-    /// The last full sync left nothing out and the view has not changed as a whole since: what differs now is
-    /// somebody else's doing.
+    /// A full sync went through and the view has not changed as a whole since: one message is enough for one ban.
     settled: bool,
+    /// That sync left nothing out: what differs from now on is somebody else's doing.
+    whole: bool,
     /// Protected networks that are not in the kernel.
     unguarded: Networks,
     peers: BTreeSet<IpAddr>,
@@ -98,6 +94,7 @@ impl Enforcer {
             way: None,
             dirty: true,
             settled: false,
+            whole: false,
             unguarded: Networks::default(),
             peers: BTreeSet::new(),
             version: None,
@@ -238,8 +235,11 @@ impl Enforcer {
             return false;
         };
         match sync::one(ipset, view, source, &self.unguarded, Timestamp::now()) {
-            Ok(Step::Added | Step::Removed) => true,
-            Ok(Step::NoRoom | Step::Withheld) => false,
+            Ok(Step::Added) => true,
+            // There may be room now for one that had none.
+            Ok(Step::Removed) => self.whole,
+            // The first of its kind has to be told; after that, it is known that there is no room.
+            Ok(Step::NoRoom | Step::Withheld) => !self.whole,
             Err(error) => {
                 self.metrics.kernel_error("change");
                 tracing::warn!(error = &error as &dyn Error, "a ban could not be changed: reading all sets");
@@ -275,7 +275,7 @@ impl Enforcer {
             // Tries again, and sees whether a kernel that had no sets has them by now.
             Some(Way::Rules) | None => self.dirty = true,
         }
-        if !self.dirty && self.settled {
+        if !self.dirty && self.whole {
             let entries = view.in_force(now).count();
             self.metrics.bans(entries, 0, 0);
             // The figures move without waking anybody; they are told with the next heartbeat.
@@ -351,12 +351,13 @@ impl Enforcer {
     }
 
     fn tell_synced(&mut self, outcome: Outcome, why: String) {
-        let repairs = if self.settled { outcome.drifted as u64 } else { 0 };
+        let repairs = if self.settled && self.whole { outcome.drifted as u64 } else { 0 };
         if repairs > 0 {
             self.metrics.repaired("sets", repairs);
             tracing::warn!(sets = repairs, "sets were changed by somebody else and put right");
         }
-        self.settled = outcome.is_whole();
+        self.settled = true;
+        self.whole = outcome.is_whole();
         self.metrics.bans(outcome.entries, outcome.refused, outcome.withheld);
         // No drop before every exception is in: the chain is asked for once they all were.
         if outcome.unguarded.is_empty() {
@@ -380,15 +381,7 @@ impl Enforcer {
         self.settled = false;
         self.metrics.bans(entries, refused, 0);
         self.want(Wanted { backend: Backend::Rules, v4: v4.rules, v6: v6.rules });
-        let problem = (refused > 0).then(|| Problem {
-            reason: "TooManyBans",
-            message: format!(
-                "{refused} bans are not enforced, as without ip_set only {} of each family can be: load the kernel \
-                 modules ip_set, ip_set_hash_ip, ip_set_hash_net and xt_set",
-                plain::MOST_RULES
-            ),
-        });
-        self.tell(Backend::Rules, why, entries, problem, 0);
+        self.tell(Backend::Rules, why, entries, too_many(refused), 0);
     }
 
     fn tell(&self, backend: Backend, why: String, entries: usize, problem: Option<Problem>, repairs: u64) {
@@ -423,7 +416,7 @@ impl Enforcer {
     fn tell_failure(&mut self, error: &IpsetError) {
         self.metrics.kernel_error("sync");
         self.settled = false;
-        let problem = Problem { reason: reason(error), message: whole_story(error) };
+        let problem = problem_of(error);
         self.status.send_if_modified(|status| {
             let changed = status.problem.as_ref() != Some(&problem);
             if changed {
@@ -442,64 +435,4 @@ impl Enforcer {
             changed
         });
     }
-}
-
-/// Opens the way to go and says why that one.
-fn open(choice: BackendChoice, chain: &ChainStatus, way: Option<Way>) -> Result<(Way, String), IpsetError> {
-    let auto = choice == BackendChoice::Auto;
-    if choice == BackendChoice::Rules {
-        return Ok((Way::Rules, "asked for by --backend".to_owned()));
-    }
-    if auto && chain.no_set_match {
-        return Ok((Way::Rules, "this kernel can't match sets in rules: load the module xt_set".to_owned()));
-    }
-    let why = "the kernel has ip_set, protocol 7".to_owned();
-    match way {
-        Some(Way::Ipset(ipset)) => Ok((Way::Ipset(ipset), why)),
-        Some(Way::Rules) | None => match Ipset::open() {
-            Ok(ipset) => Ok((Way::Ipset(ipset), why)),
-            Err(error @ IpsetError::Missing) if auto => Ok((Way::Rules, error.to_string())),
-            Err(error) => Err(error),
-        },
-    }
-}
-
-fn left_out(outcome: &Outcome, capacity: u32) -> Option<Problem> {
-    if !outcome.unguarded.is_empty() {
-        return Some(Problem {
-            reason: "AllowSetIncomplete",
-            message: format!(
-                "some protected networks did not fit into the kernel's allow set, so {} bans that touch them are \
-                 held back: give ProtectedNetworks fewer, wider networks",
-                outcome.withheld
-            ),
-        });
-    }
-    (outcome.refused > 0).then(|| Problem {
-        reason: "SetFull",
-        message: format!(
-            "{} bans had no room in a kernel set of {capacity} entries: raise --max-entries, or ban wider networks",
-            outcome.refused
-        ),
-    })
-}
-
-fn reason(error: &IpsetError) -> &'static str {
-    match error {
-        IpsetError::Missing => "IpSetMissing",
-        IpsetError::NotPermitted => "CapabilityMissing",
-        _ => "KernelError",
-    }
-}
-
-/// An error with its causes, in one line.
-fn whole_story(error: &dyn Error) -> String {
-    let mut story = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        story.push_str(": ");
-        story.push_str(&error.to_string());
-        cause = error.source();
-    }
-    story
 }

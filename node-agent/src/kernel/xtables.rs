@@ -63,28 +63,39 @@ impl XtablesError {
         }
     }
 
-    fn of(error: ToolError, input: &str) -> Self {
+    /// What a failed tool means. `lacks` says whether the kernel knows no match of that name.
+    fn of(error: ToolError, input: &str, lacks: impl Fn(&str) -> bool) -> Self {
         let ToolError::Failed { status, complaint, .. } = &error else { return Self::Tool(error) };
         let says = |words: &[&str]| words.iter().any(|word| complaint.contains(word));
-        if *status == EXIT_RESOURCE || says(&["xtables lock", "lock file"]) {
+        // Where the kernel refuses a rule, the tool says no more than the number of a line.
+        let refused = says(&["No chain/target/match", " failed"]);
+        if *status == EXIT_RESOURCE
+            || says(&["xtables lock", "lock file", "Can't lock", "Can't open /run/xtables.lock"])
+        {
             Self::Locked(error)
         } else if says(&["Permission denied", "you must be root", "can't initialize", "Cannot initialize"]) {
             Self::NoTable(error)
         } else if input.contains("--match-set")
-            && says(&[
-                "Couldn't load match `set'",
-                "match `set'",
-                "Can't open socket to ipset",
-                "No chain/target/match",
-            ])
+            && (says(&["match `set'", "open socket to ipset", "xt_set is not loaded"])
+                || refused && lacks("set"))
         {
             Self::NoSetMatch(error)
-        } else if input.contains("--datestop") && says(&["match `time'", "No chain/target/match"]) {
+        } else if input.contains("--datestop") && (says(&["match `time'"]) || refused && lacks("time")) {
             Self::NoTimeMatch(error)
         } else {
             Self::Tool(error)
         }
     }
+}
+
+/// Whether the kernel has no match of that name, loaded or built in. After a rule with it was refused it was
+/// asked to load it, so then this is final.
+fn lacks_match(family: Family, name: &str) -> bool {
+    let matches = match family {
+        Family::V4 => "/proc/net/ip_tables_matches",
+        Family::V6 => "/proc/net/ip6_tables_matches",
+    };
+    std::fs::read_to_string(matches).is_ok_and(|matches| !matches.lines().any(|line| line == name))
 }
 
 /// The families that this kernel speaks: a node may be booted without IPv6.
@@ -101,7 +112,7 @@ pub async fn read(family: Family) -> Result<Table, XtablesError> {
     };
     // Without `-t` a process that may not read the list of tables prints nothing and says that all is well.
     let lines = tool::run(tool, &["-c", "-t", "filter"], "", Table::concerns_us).await;
-    let lines = lines.map_err(|error| XtablesError::of(error, ""))?;
+    let lines = lines.map_err(|error| XtablesError::of(error, "", |_| false))?;
     Ok(Table::parse(lines.iter().map(String::as_str)))
 }
 
@@ -122,7 +133,7 @@ pub async fn restore(family: Family, text: &str) -> Result<(), XtablesError> {
         Family::V6 => "ip6tables-legacy-restore",
     };
     let done = tool::run(tool, &["--noflush", "-w", LOCK_WAIT_SECS], text, |_| false).await;
-    done.map(drop).map_err(|error| XtablesError::of(error, text))
+    done.map(drop).map_err(|error| XtablesError::of(error, text, |name| lacks_match(family, name)))
 }
 
 /// The file that all xtables tools lock while they write.
@@ -130,4 +141,37 @@ pub async fn restore(family: Family, text: &str) -> Result<(), XtablesError> {
 pub fn lock_file() -> PathBuf {
     // The tools' own variable for it.
     std::env::var_os("XTABLES_LOCKFILE").map_or_else(|| "/run/xtables.lock".into(), PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_tool_complains_of_becomes_a_reason() {
+        let sets = "-A IP-BLOCKER -m set --match-set a src -j DROP";
+        let time = "-A IP-BLOCKER -s 192.0.2.1/32 -m time --datestop 2026-11-22T10:00:00 -j DROP";
+        #[rustfmt::skip]
+        let table = [
+            // status, complaint (iptables 1.8.9)                                                  input lacks   reason
+            (4, "Another app is currently holding the xtables lock. Stopped waiting after 5s.",    "",   "",     "XtablesLocked"),
+            (3, "iptables-restore v1.8.9 (legacy): Cannot initialize: Permission denied (you must be root)", "", "", "NoFilterTable"),
+            (3, "ip6tables-save v1.8.9 (legacy): Cannot initialize: Table does not exist (do you need to insmod?)", "", "", "NoFilterTable"),
+            (1, "iptables-restore v1.8.9 (legacy): Kernel module xt_set is not loaded in.",        sets, "",     "SetMatchMissing"),
+            (1, "iptables-restore: line 3 failed",                                                 sets, "set",  "SetMatchMissing"),
+            (1, "iptables-restore: line 3 failed",                                                 sets, "time", "IptablesFailed"),
+            (1, "iptables-restore: line 3 failed",                                                 time, "time", "TimeMatchMissing"),
+            (2, "iptables-restore v1.8.9 (legacy): Couldn't load match `time':No such file",       time, "",     "TimeMatchMissing"),
+            (2, "iptables-restore v1.8.9 (legacy): Set ipsentry-hosts4 doesn't exist.",            sets, "",     "IptablesFailed"),
+        ];
+        for (status, complaint, input, lacks, expect) in table {
+            let error = ToolError::Failed {
+                tool: "iptables-legacy-restore",
+                status,
+                complaint: complaint.to_owned(),
+            };
+            let error = XtablesError::of(error, input, |name| name == lacks);
+            assert_eq!(error.reason(), expect, "{complaint}");
+        }
+    }
 }

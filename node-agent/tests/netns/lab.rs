@@ -62,15 +62,26 @@ pub fn in_namespaces(name: &str, test: impl AsyncFnOnce()) {
 }
 
 fn missing() -> Option<String> {
-    let tools =
-        ["unshare", "ip", "mount", "iptables-legacy", "iptables-legacy-restore", "ip6tables-legacy-save"];
+    let tools = [
+        "unshare",
+        "setpriv",
+        "mount",
+        "ip",
+        "ipset",
+        "nft",
+        "iptables-nft",
+        "iptables-legacy",
+        "ip6tables-legacy",
+    ];
     let lacks = |tool: &&&str| {
         !["/usr/sbin", "/sbin", "/usr/bin", "/bin"]
             .iter()
             .any(|dir| std::path::Path::new(dir).join(tool).exists())
     };
     if let Some(tool) = tools.iter().find(lacks) {
-        return Some(format!("{tool} is not installed: apt-get install iptables iproute2 util-linux"));
+        return Some(format!(
+            "{tool} is not installed: apt-get install iptables ipset nftables iproute2 util-linux"
+        ));
     }
     let unshared = Command::new("unshare").args(["--net", "--mount", "true"]).stderr(Stdio::null()).status();
     (!unshared.is_ok_and(|status| status.success()))

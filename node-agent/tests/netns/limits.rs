@@ -8,9 +8,14 @@ use ip_sentry_core::{
     },
     net::Network,
 };
+use ip_sentry_crd::node_firewall::Backend;
 use ip_sentry_node_agent::{
     args::BackendChoice,
-    kernel::ipset::{Ipset, IpsetError},
+    kernel::{
+        addresses,
+        ipset::{Ipset, IpsetError},
+        proxy_mode::{self, ProxyMode},
+    },
 };
 use jiff::Timestamp;
 
@@ -147,5 +152,112 @@ fn the_chain_comes_when_iptables_can_work_again() {
         agent.until_ready().await;
         assert_eq!(open_ways(Client::Seven), []);
         agent.stop().await;
+    });
+}
+
+/// Puts a script in a tool's place, until the namespace ends or the mount is undone.
+fn replace_tool(tool: &str, script: &str) {
+    std::fs::write(format!("/run/{tool}"), format!("#!/bin/bash\n{script}\n")).unwrap();
+    // The tools are links to one program: what is mounted over must be the link, not what it leads to.
+    sh(&format!(
+        "cp -a /usr/sbin /run/sbin-$$ && mount --bind /run/sbin-$$ /usr/sbin && rm /usr/sbin/{tool} && \
+         install -m 755 /run/{tool} /usr/sbin/{tool}"
+    ));
+}
+
+#[test]
+fn a_missing_tool_is_told_and_the_agent_goes_on_when_it_is_there() {
+    in_namespaces("limits::a_missing_tool_is_told_and_the_agent_goes_on_when_it_is_there", async || {
+        wire();
+        sh(
+            "cp -a /usr/sbin /run/sbin && mount --bind /run/sbin /usr/sbin && rm /usr/sbin/iptables-legacy-save",
+        );
+        let agent = Agent::start(BackendChoice::Auto, 1_000);
+        agent.list(&[("203.0.113.7/32", 600), ("2001:db8:7::/64", 600)], &[]).await;
+        let mut chain = agent.chain.clone();
+        let problem = chain.wait_for(|chain| chain.problem.is_some()).await.unwrap().problem.clone().unwrap();
+        assert_eq!(problem.reason, "IptablesLegacyMissing", "{}", problem.message);
+        assert!(!agent.is_ready());
+        sh("umount /usr/sbin");
+        agent.until_ready().await;
+        assert_eq!(open_ways(Client::Seven), []);
+        agent.stop().await;
+    });
+}
+
+#[test]
+fn a_kernel_that_matches_neither_sets_nor_time_gets_plain_rules_that_are_swept() {
+    in_namespaces(
+        "limits::a_kernel_that_matches_neither_sets_nor_time_gets_plain_rules_that_are_swept",
+        async || {
+            wire();
+            // This kernel has both; the tool says otherwise, in the words that it has for it.
+            for (tool, real) in [
+                ("iptables-legacy-restore", "iptables-restore"),
+                ("ip6tables-legacy-restore", "ip6tables-restore"),
+            ] {
+                replace_tool(
+                    tool,
+                    &format!(
+                        "text=$(cat); case $text in \
+                     *match-set*) echo 'Kernel module xt_set is not loaded in.' >&2; exit 1;; \
+                     *datestop*) echo \"Couldn't load match \\`time'\" >&2; exit 2;; esac; \
+                     exec xtables-legacy-multi {real} \"$@\" <<<$text"
+                    ),
+                );
+            }
+            let agent = Agent::start(BackendChoice::Auto, 1_000);
+            agent.list(&[("203.0.113.7/32", 6), ("203.0.113.8/32", 600)], &[]).await;
+            agent.until_ready().await;
+            assert_eq!(agent.sets.borrow().backend, Some(Backend::Rules));
+            assert!(
+                agent.sets.borrow().backend_why.contains("xt_set"),
+                "{}",
+                agent.sets.borrow().backend_why
+            );
+            assert_eq!(sh("iptables-legacy-save -t filter | grep -c -- '-j DROP'"), "2\n");
+            assert!(!sh("iptables-legacy-save -t filter").contains("datestop"));
+            until("the ended ban's rule is swept", async || {
+                sh("iptables-legacy-save -t filter | grep -c -- '-j DROP'") == "1\n"
+            })
+            .await;
+            agent.stop().await;
+        },
+    );
+}
+
+#[test]
+fn the_server_behind_a_service_address_is_found() {
+    in_namespaces("limits::the_server_behind_a_service_address_is_found", async || {
+        wire();
+        let listener = std::net::TcpListener::bind("10.244.0.1:8443").unwrap();
+        sh("ip route add 10.96.0.1 dev lo; \
+            iptables-legacy -t nat -A OUTPUT -p tcp -d 10.96.0.1 --dport 443 -j DNAT --to 10.244.0.1:8443");
+        let service = std::net::TcpStream::connect("10.96.0.1:443").unwrap();
+        let found = addresses::of_peer(service.local_addr().unwrap(), service.peer_addr().unwrap());
+        let expect = ["10.96.0.1", "10.244.0.1"].map(|text| text.parse::<std::net::IpAddr>().unwrap());
+        assert_eq!(found, expect.into());
+
+        let direct = std::net::TcpStream::connect("10.244.0.1:8443").unwrap();
+        let found = addresses::of_peer(direct.local_addr().unwrap(), direct.peer_addr().unwrap());
+        assert_eq!(found, [expect[1]].into());
+        drop(listener);
+
+        let own = addresses::of_node().unwrap();
+        assert!(own.contains(&expect[1]) && own.contains(&"fd00:244::1".parse().unwrap()), "{own:?}");
+        assert!(own.iter().all(|address| !address.is_loopback()), "{own:?}");
+    });
+}
+
+#[test]
+fn kube_proxys_mode_is_told_by_its_traces() {
+    in_namespaces("limits::kube_proxys_mode_is_told_by_its_traces", async || {
+        assert_eq!(proxy_mode::detect().await.unwrap(), ProxyMode::Unknown);
+        sh("iptables-legacy -t mangle -N KUBE-KUBELET-CANARY");
+        assert_eq!(proxy_mode::detect().await.unwrap(), ProxyMode::Legacy);
+        sh("iptables-nft -t mangle -N KUBE-IPTABLES-HINT");
+        assert_eq!(proxy_mode::detect().await.unwrap(), ProxyMode::Nft);
+        sh("nft add table ip6 kube-proxy");
+        assert_eq!(proxy_mode::detect().await.unwrap(), ProxyMode::Nftables);
     });
 }
