@@ -100,7 +100,7 @@ pub fn is_ready(sets: &SetsStatus, chain: &ChainStatus) -> bool {
 fn ready(sets: &SetsStatus, chain: &ChainStatus, lists: Option<&Problem>) -> Finding {
     let no = |problem: &Problem| Finding::no("Ready", problem.reason, problem.message.clone());
     if is_ready(sets, chain) {
-        return Finding::yes("Ready", "Enforcing", format!("{} banned networks are dropped", sets.entries));
+        return Finding::yes("Ready", "Enforcing", "every banned network is in the kernel and dropped");
     }
     if let Some(missing) = sets.waiting_for {
         let why = lists.map_or_else(String::new, |problem| format!(": {}", problem.message));
