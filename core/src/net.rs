@@ -119,7 +119,12 @@ impl FromStr for Network {
         if let Ok(address) = text.parse::<IpAddr>() {
             return Err(NetworkError::NoPrefix(address));
         }
-        let net: IpNet = text.parse().map_err(|_| NetworkError::Syntax)?;
+        // The crate that reads networks takes 010.0.0.1, which some read as octal; the standard library does not.
+        let address = text.split_once('/').and_then(|(address, _)| address.parse::<IpAddr>().ok());
+        let net: IpNet = match (address, text.parse()) {
+            (Some(_), Ok(net)) => net,
+            _ => return Err(NetworkError::Syntax),
+        };
         if matches!(net, IpNet::V6(v6) if is_mapped(v6)) {
             return Err(NetworkError::Mapped);
         }

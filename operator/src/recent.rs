@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ip_sentry_core::detect::counters::Counters;
+use ip_sentry_core::detect::{counters::Counters, record::RecordError};
 
 /// Lines that must have been read before a share of them means anything.
 pub const ENOUGH_LINES: u64 = 10;
@@ -16,6 +16,8 @@ pub struct Tally {
     pub lines: u64,
     /// Lines of the policy's format.
     pub parsed: u64,
+    /// Lines of another format. Junk that clients send, as TLS to a plain port, speaks against no format.
+    pub foreign: u64,
     /// Requests of node, private or protected addresses.
     pub hidden: u64,
 }
@@ -25,13 +27,16 @@ impl Tally {
     #[must_use]
     pub fn of(counters: &Counters) -> Self {
         let hidden = counters.protected_clients + counters.private_clients;
-        Self { lines: counters.lines, parsed: counters.parsed, hidden }
+        let against = [RecordError::Shape, RecordError::Client, RecordError::Time];
+        let foreign = against.iter().map(|&reason| counters.unparsed(reason)).sum();
+        Self { lines: counters.lines, parsed: counters.parsed, foreign, hidden }
     }
 
     fn since(self, earlier: Self) -> Self {
         Self {
             lines: self.lines - earlier.lines,
             parsed: self.parsed - earlier.parsed,
+            foreign: self.foreign - earlier.foreign,
             hidden: self.hidden - earlier.hidden,
         }
     }
@@ -71,7 +76,7 @@ mod tests {
     fn old_lines_are_forgotten_once_there_are_enough_new_ones() {
         let start = Instant::now();
         let mut recent = Recent::new(start);
-        let tally = |lines, parsed| Tally { lines, parsed, hidden: 0 };
+        let tally = |lines, parsed| Tally { lines, parsed, foreign: lines - parsed, hidden: 0 };
         assert_eq!(recent.tally(tally(1000, 1000), start), tally(1000, 1000));
         assert_eq!(recent.tally(tally(1000, 1000), start + PERIOD), tally(1000, 1000));
         // The format has changed: of the next 50 lines none parses.

@@ -113,8 +113,9 @@ fn parsed(recent: Tally, sample: Option<&str>) -> Finding {
             "no line has been read yet: does the gateway log its requests?",
         );
     }
-    if recent.lines >= ENOUGH_LINES && recent.parsed * 2 < recent.lines {
-        let (parsed, lines) = (recent.parsed, recent.lines);
+    let judged = recent.parsed + recent.foreign;
+    if judged >= ENOUGH_LINES && recent.parsed * 2 < judged {
+        let (parsed, lines) = (recent.parsed, judged);
         let sample = sample.map(|sample| format!(", such as {sample}")).unwrap_or_default();
         let message = format!("only {parsed} of {lines} lines have the format{sample}: correct spec.format");
         return Finding::no(KIND, "WrongFormat", message);
@@ -177,7 +178,7 @@ mod tests {
     use super::*;
 
     fn lately(lines: u64, parsed: u64, hidden: u64) -> Tally {
-        Tally { lines, parsed, hidden }
+        Tally { lines, parsed, foreign: lines - parsed, hidden }
     }
 
     #[test]
@@ -195,6 +196,7 @@ mod tests {
             (parsed(lately(0, 0, 0), None),                         None,        "NoLines",        "log its requests"),
             (parsed(lately(9, 0, 0), None),                         None,        "TooFewLines",    "too few"),
             (parsed(lately(100, 49, 0), Some("aaa 000")),           Some(false), "WrongFormat",    "such as aaa 000: correct spec.format"),
+            (parsed(Tally { foreign: 0, ..lately(100, 20, 0) }, None), Some(true),  "Parsed",         ""),
             (parsed(lately(100, 50, 0), None),                      Some(true),  "Parsed",         ""),
             (client_ip_preserved(lately(9, 9, 9), &cluster),        None,        "TooFewLines",    ""),
             (client_ip_preserved(lately(20, 20, 9), &cluster),      Some(true),  "Preserved",      ""),
