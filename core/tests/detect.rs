@@ -1,5 +1,7 @@
 //! Whole logs through a jail: what comes out for every field that a client controls, in every format.
 
+#![expect(clippy::unwrap_used, reason = "what a test sets up must be there, or the test fails")]
+
 use std::sync::LazyLock;
 
 use ip_sentry_core::{

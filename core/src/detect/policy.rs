@@ -41,7 +41,8 @@ pub struct PolicyDraft {
     pub patterns: Vec<String>,
     /// Clients that are never counted.
     pub except_cidrs: Vec<Network>,
-    /// Patterns of requests that are never counted.
+    /// Patterns of requests that are never counted, searched in the plain target. Anchor them: the target ends with
+    /// the query, and a client may write there what it likes.
     pub except_patterns: Vec<String>,
     /// Hits in the window that earn a ban; 0 is off.
     pub threshold: u32,
