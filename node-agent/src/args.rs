@@ -36,7 +36,11 @@ pub enum Command {
         output: Output,
     },
     /// Take the chain, the jumps to it and the sets out of this node's kernel. Stop the agent first.
-    Cleanup,
+    Cleanup {
+        /// Stay until told to stop, so that a DaemonSet's rollout tells when every node is clean.
+        #[arg(long)]
+        wait: bool,
+    },
 }
 
 /// The flags of `run`.

@@ -22,6 +22,9 @@ async fn main() -> Result<()> {
     match args.command.unwrap_or(Command::Run) {
         Command::Run => run::run(args.run).await,
         Command::List { output } => Ok(list::list(output, &mut std::io::stdout().lock()).await?),
-        Command::Cleanup => Ok(cleanup::cleanup().await?),
+        Command::Cleanup { wait } => {
+            cleanup::cleanup().await?;
+            if wait { run::stopped().await } else { Ok(()) }
+        }
     }
 }

@@ -84,11 +84,11 @@ pub async fn run(args: RunArgs) -> Result<()> {
         }
     });
 
-    let mut terminate = signal(SignalKind::terminate()).context("no signal handler")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("no signal handler")?;
     let ended = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
+        told = stopped() => {
+            told?;
+            None
+        }
         ended = tasks.join_next() => ended,
     };
     stop.cancel();
@@ -98,6 +98,17 @@ pub async fn run(args: RunArgs) -> Result<()> {
     }
     tracing::info!("stopping; the bans stay in the kernel and end there");
     tasks.join_all().await;
+    Ok(())
+}
+
+/// Waits until this process is told to stop.
+pub async fn stopped() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("no signal handler")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("no signal handler")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
     Ok(())
 }
 
