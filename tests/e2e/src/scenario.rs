@@ -79,35 +79,32 @@ fn ready<B>() -> Option<&'static str> {
 
 /// `bans::three_hits_earn_a_ban::{{closure}}` → `three_hits_earn_a_ban`.
 fn claim_of(body: &'static str) -> &'static str {
-    body.split("::").filter(|part| !part.contains('{')).next_back().unwrap_or(body)
+    body.rsplit("::").find(|part| !part.contains('{')).unwrap_or(body)
 }
 
 #[expect(clippy::panic, reason = "a test that has failed says so to the test harness")]
 fn run<B: AsyncFnOnce(&Scenario) -> Result<()>>(claim: &'static str, needs_ip_sentry: bool, body: B) {
-    let failed = |error: &anyhow::Error| panic!("{claim}: {error:?}");
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => failed(&error.into()),
-    };
+    if let Err(error) = attempt(claim, needs_ip_sentry, body) {
+        panic!("{claim}: {error:?}");
+    }
+}
+
+fn attempt<B: AsyncFnOnce(&Scenario) -> Result<()>>(
+    claim: &'static str,
+    needs_ip_sentry: bool,
+    body: B,
+) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let scenario = match Scenario::begin(claim, needs_ip_sentry).await {
-            Ok(scenario) => scenario,
-            Err(error) => failed(&error),
-        };
+        let scenario = Scenario::begin(claim, needs_ip_sentry).await?;
         let ended = AssertUnwindSafe(body(&scenario)).catch_unwind().await;
         if !matches!(ended, Ok(Ok(()))) {
             dump::print(&scenario).await;
         }
         let cleaned = scenario.end().await;
-        match ended {
-            Err(panic) => std::panic::resume_unwind(panic),
-            Ok(Err(error)) => failed(&error),
-            Ok(Ok(())) => {}
-        }
-        if let Err(error) = cleaned {
-            failed(&error.context("it went well, but what it made can't be removed"));
-        }
-    });
+        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        cleaned.context("it went well, but what it made can't be removed")
+    })
 }
 
 impl Scenario {
