@@ -151,26 +151,33 @@ impl Client {
         })
     }
 
-    /// A socket of the client's network namespace: it stays in the one that it was made in, and only a thread that
-    /// ends afterwards has to go there.
+    /// A socket of the client's network namespace: it stays in the one that it was made in.
     async fn socket(&self, from: IpAddr) -> Result<TcpSocket> {
-        let space = format!("/run/netns/ipsentry-client-{}", self.name);
-        let (done, made) = oneshot::channel();
-        std::thread::spawn(move || {
-            let make = || -> io::Result<Socket> {
-                let space = File::open(space)?;
-                move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network))?;
-                let domain = if from.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
-                let socket = Socket::new(domain, Type::STREAM, None)?;
-                socket.set_nonblocking(true)?;
-                socket.bind(&SocketAddr::new(from, 0).into())?;
-                Ok(socket)
-            };
-            let _ = done.send(make());
-        });
-        let socket = made.await??;
+        let socket = self.inside(move || open_socket(from)).await??;
+        socket.set_nonblocking(true)?;
         Ok(TcpSocket::from_std_stream(socket.into()))
     }
+
+    /// Runs something in the client's network namespace, in a thread of its own: a thread that has been there is
+    /// of no use for anything else.
+    pub async fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        let space = format!("/run/netns/ipsentry-client-{}", self.name);
+        let (done, result) = oneshot::channel();
+        std::thread::spawn(move || {
+            let entered = File::open(space)
+                .and_then(|space| Ok(move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network))?));
+            let _ = done.send(entered.map(|()| work()));
+        });
+        Ok(result.await??)
+    }
+}
+
+/// A socket for one connection from that address.
+pub fn open_socket(from: IpAddr) -> io::Result<Socket> {
+    let domain = if from.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(from, 0).into())?;
+    Ok(socket)
 }
 
 impl Drop for Client {
