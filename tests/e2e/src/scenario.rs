@@ -85,7 +85,7 @@ fn claim_of(body: &'static str) -> &'static str {
 #[expect(clippy::panic, reason = "a test that has failed says so to the test harness")]
 fn run<B: AsyncFnOnce(&Scenario) -> Result<()>>(claim: &'static str, needs_ip_sentry: bool, body: B) {
     if let Err(error) = attempt(claim, needs_ip_sentry, body) {
-        panic!("{claim}: {error:?}");
+        panic!("{claim}: {error:#}");
     }
 }
 
