@@ -11,7 +11,6 @@ use crate::{
     scenario::LONG,
 };
 
-const CRDS: &str = "deploy/kustomize/crds";
 /// The overlay under test.
 pub const OVERLAY: &str = "deploy/kustomize/overlays/default";
 
@@ -35,21 +34,21 @@ pub async fn gateway_api() -> Result<()> {
     lab::cluster("cluster.sh", &["gateway-api"]).await.map(drop)
 }
 
-/// The README's two commands, and the namespace that they ask for.
+/// `make install`, and the namespace that the overlay asks for.
 pub async fn install() -> Result<()> {
     if kubectl(&["get", "namespace", "nginx-gateway-fabric"]).await.is_err() {
         kubectl(&["create", "namespace", "nginx-gateway-fabric"]).await?;
     }
-    kubectl(&["apply", "--server-side", "-k", CRDS]).await?;
-    kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-k", CRDS]).await?;
-    kubectl(&["apply", "-k", OVERLAY]).await.map(drop)
+    lab::make("install", &[]).await
+}
+
+/// `make uninstall`, which gives the operator so many seconds to let go of the bans.
+pub async fn uninstall(patience: u32) -> Result<()> {
+    lab::make("uninstall", &[("PATIENCE", &patience.to_string())]).await
 }
 
 /// Waits until the operator leads, the agents are ready, and both nodes say so.
 pub async fn works(lab: &Lab) -> Result<()> {
-    kubectl(&["--namespace=ip-sentry", "rollout", "status", "deployment/ip-sentry-operator", "--timeout=120s"]).await?;
-    kubectl(&["--namespace=ip-sentry-node", "rollout", "status", "daemonset/ip-sentry-node-agent", "--timeout=120s"])
-        .await?;
     operator::leads(lab).await?;
     for node in Node::BOTH {
         eventually(LONG, "a node is ready", async || lab.check_ready(node).await).await?;

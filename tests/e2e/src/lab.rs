@@ -113,17 +113,14 @@ pub async fn cluster(name: &str, arguments: &[&str]) -> Result<String> {
     printed(name, run(command, None).await?)
 }
 
-/// Runs one of the repository's programs against the cluster, with more variables.
-pub async fn with_kubectl(
-    program: &str,
-    arguments: &[&str],
-    variables: &[(&str, &str)],
-) -> Result<Output> {
+/// Makes a target of the repository's Makefile with the cluster's kubectl.
+pub async fn make(target: &str, variables: &[(&str, &str)]) -> Result<()> {
     let place = place()?;
-    let mut command = Command::new(root().join(program));
-    command.env("KUBECONFIG", &place.kubeconfig).env("KUBECTL", &place.kubectl);
-    command.envs(variables.iter().copied()).args(arguments).current_dir(root());
-    run(command, None).await
+    let mut command = Command::new("make");
+    command.env("KUBECONFIG", &place.kubeconfig).envs(variables.iter().copied());
+    command.arg("--no-print-directory").arg(target).arg(format!("KUBECTL={}", place.kubectl.display()));
+    command.current_dir(root());
+    printed(&format!("make {target}"), run(command, None).await?).map(drop)
 }
 
 /// Runs a program on this machine and returns what it printed.

@@ -5,7 +5,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use ip_sentry_e2e::{
     client::Reach,
-    install, lab::{kubectl, printed, with_kubectl},
+    install,
+    lab::kubectl,
     node::Node,
     scenario::{Scenario, without_ip_sentry},
 };
@@ -25,10 +26,9 @@ async fn install_and_ban(scenario: &Scenario, name: &str) -> Result<ip_sentry_e2
     Ok(prober)
 }
 
-/// Runs uninstall.sh and fails unless nothing of ip-sentry is left, in the API or on the nodes.
-async fn uninstall(patience: Duration) -> Result<()> {
-    let patience = patience.as_secs().to_string();
-    printed("uninstall.sh", with_kubectl("deploy/uninstall.sh", &[], &[("PATIENCE", &patience)]).await?)?;
+/// Removes ip-sentry and fails unless nothing of it is left, in the API or on the nodes.
+async fn uninstall(patience: u32) -> Result<()> {
+    install::uninstall(patience).await?;
     for node in Node::BOTH {
         node.check_clean().await?;
     }
@@ -64,7 +64,7 @@ fn deleting_the_overlay_does_not_hang_and_leaves_the_bans_in_force() {
 fn uninstalling_leaves_nothing_and_installing_again_works() {
     without_ip_sentry(async |scenario: &Scenario| {
         let banned = install_and_ban(scenario, "probes").await?;
-        uninstall(Duration::from_secs(60)).await?;
+        uninstall(60).await?;
         for node in Node::BOTH {
             let reach = banned.reach(node.address(true, 9)).await?;
             ensure!(reach == Reach::Refused, "{node} still drops: {reach:?}");
@@ -89,7 +89,7 @@ fn uninstalling_works_with_a_broken_operator() {
             Ok(())
         })
         .await?;
-        uninstall(Duration::from_secs(5)).await?;
+        uninstall(5).await?;
         install::gateway_api().await?;
         install::install().await?;
         install::works(&scenario.lab).await
