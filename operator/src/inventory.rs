@@ -187,9 +187,16 @@ impl Inventories {
         }
     }
 
-    /// What exists for a policy of that namespace, once its pods are watched.
+    /// What exists for a policy of that namespace, once it was listed or can't be: what was not listed yet must not
+    /// be told to be missing.
     pub fn with<T>(&self, namespace: &str, f: impl FnOnce(&Inventory<'_>) -> T) -> Option<T> {
         let pods = &self.pods.get(namespace)?.watched;
+        let is_told = (self.gateways.is_listed() || self.gateways.problem().is_some())
+            && (self.services.is_listed() || self.services.problem().is_some())
+            && (pods.is_listed() || pods.problem().is_some());
+        if !is_told {
+            return None;
+        }
         let (gateways, services, known) = (self.gateways.all(), self.services.all(), pods.all());
         Some(f(&Inventory {
             gateways: readable(&gateways, self.gateways.problem()),
