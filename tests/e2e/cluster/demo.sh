@@ -10,24 +10,33 @@ gateway=nginx-gateway-fabric
 victim=203.0.113.7
 step() { printf '\n\e[1m%s\e[0m\n' "$*"; }
 show() { # runs a command and shows it as one would type it
-  printf '\e[2m$ %s\e[0m\n' "$*"
+  printf '\e[2m$ %s\e[0m\n' "$*" >&2
   "$@"
 }
 request() { # client path: the status, or 000 when nothing answers
   "$here/client.sh" exec "$1" curl --silent --max-time 0.25 --output /dev/null --write-out '%{http_code}' "http://10.99.0.11:30080$2" || true
 }
 milliseconds() { echo $(($(date +%s%N) / 1000000)); }
-until_answer() { # client wanted: polls; prints how long it took until the status was, or was not, 000
-  local begin now
+# Requests until one is answered, or none is; prints after how long. A request
+# that was not answered counts from when it was sent: it was dropped then.
+until_request_is() { # answered|dropped client
+  local begin sent status
   begin=$(milliseconds)
   while :; do
-    case $2,$(request "$1" /) in
-    none,000 | some,[1-9]*) break ;;
+    sent=$(milliseconds)
+    status=$(request "$2" /)
+    case $1,$status in
+    dropped,000)
+      echo $((sent - begin))
+      return
+      ;;
+    answered,[1-9]*)
+      echo $(($(milliseconds) - begin))
+      return
+      ;;
     esac
-    now=$(milliseconds)
-    [ $((now - begin)) -lt 30000 ] || { echo "demo: no change after 30 s; see 'kubectl get probepolicies -A', 'kubectl get ipbans,nodefirewalls'" >&2; exit 1; }
+    [ $((sent - begin)) -lt 30000 ] || { echo "demo: no change after 30 s; see 'kubectl get probepolicies -A' and 'kubectl get ipbans,nodefirewalls'" >&2; exit 1; }
   done
-  echo $(($(milliseconds) - begin))
 }
 
 cat <<'TEXT'
@@ -48,7 +57,7 @@ step "2.-4. The cluster"
 eval "$("$here/cluster.sh" env)"
 "$here/cluster.sh" gateway-api >/dev/null
 show kubectl apply -f "$here/gateway.yaml"
-show make --no-print-directory -C "$root" install KUBECTL=kubectl
+show make --no-print-directory -C "$root" install KUBECTL=kubectl >/dev/null
 show kubectl apply -f "$root/deploy/kustomize/examples/probe-policy.yaml"
 kubectl --namespace $gateway rollout status deployment --timeout=60s >/dev/null
 kubectl --namespace $gateway wait probepolicy/public-gateway --for=condition=LogsStreaming --timeout=60s >/dev/null
@@ -63,23 +72,23 @@ step "5. One ban"
 kubectl delete ipban $victim --ignore-not-found >/dev/null
 echo "alice is $victim, bob is 203.0.113.8. Both may read the site: alice $(request alice /), bob $(request bob /)."
 echo "Now alice probes:"
-for path in /wp-login.php /.env /.git/config; do echo "  GET $path  $(request alice $path)"; done
-took=$(until_answer alice none)
-echo "Her packets were dropped $took ms later. Bob: $(request bob /)."
+for path in /wp-login.php /.env; do echo "  GET $path  $(request alice $path)"; done
+took=$(until_request_is dropped alice)
+echo "Two patterns of the policy within its window: her packets were dropped $took ms later. Bob: $(request bob /)."
 show kubectl get ipbans
 for n in 1 2; do
   echo "In the kernel of node-$n:"
   "$here/cluster.sh" node "$n" iptables-legacy --wait -L IP-BLOCKER -n -v
 done
 show kubectl delete ipban $victim
-took=$(until_answer alice some)
+took=$(until_request_is answered alice)
 echo "She was let in again $took ms after that: $(request alice /)."
 
 step "The cluster stays up. Try:"
 cat <<TEXT
   eval "\$($here/cluster.sh env)"                  # this shell's kubectl is the cluster's
   kubectl get ipbans --watch                      # in one terminal, and in another:
-  $here/client.sh exec alice curl http://10.99.0.12:30080/wp-admin
+  $here/client.sh exec alice curl http://10.99.0.12:30080/{wp-admin,.env}
   kubectl explain probepolicy.spec
   kubectl -n $gateway describe probepolicy public-gateway
   kubectl apply -f $root/deploy/kustomize/examples/ip-ban.yaml
