@@ -17,8 +17,8 @@ request() { # client path: the status, or 000 when nothing answers
   "$here/client.sh" exec "$1" curl --silent --max-time 0.25 --output /dev/null --write-out '%{http_code}' "http://10.99.0.11:30080$2" || true
 }
 milliseconds() { echo $(($(date +%s%N) / 1000000)); }
-# Requests until one is answered, or none is; prints after how long. A request
-# that was not answered counts from when it was sent: it was dropped then.
+# Requests until one is answered, or is not; prints after how long. A request
+# that was not answered counts from when it was sent, not when it gave up.
 until_request_is() { # answered|dropped client
   local begin sent status
   begin=$(milliseconds)
@@ -74,7 +74,7 @@ echo "alice is $victim, bob is 203.0.113.8. Both may read the site: alice $(requ
 echo "Now alice probes:"
 for path in /wp-login.php /.env; do echo "  GET $path  $(request alice $path)"; done
 took=$(until_request_is dropped alice)
-echo "Two patterns of the policy within its window: her packets were dropped $took ms later. Bob: $(request bob /)."
+echo "Two of the policy's patterns within its window: her request sent $took ms later was not answered any more. Bob: $(request bob /)."
 show kubectl get ipbans
 for n in 1 2; do
   echo "In the kernel of node-$n:"
