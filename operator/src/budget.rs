@@ -44,6 +44,6 @@ mod tests {
         assert_eq!((0..10).filter(|_| budget.spend(start)).count(), 3);
         assert!(!budget.spend(start + Duration::from_secs(1)));
         assert!(budget.spend(start + Duration::from_secs(2)));
-        assert_eq!((0..10).filter(|_| budget.spend(start + Duration::from_secs(3600))).count(), 3);
+        assert_eq!((0..10).filter(|_| budget.spend(start + Duration::from_hours(1))).count(), 3);
     }
 }

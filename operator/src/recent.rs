@@ -18,7 +18,9 @@ pub struct Tally {
     pub parsed: u64,
     /// Lines of another format. Junk that clients send, as TLS to a plain port, speaks against no format.
     pub foreign: u64,
-    /// Requests of node, private or protected addresses.
+    /// Requests of clients: not of the kubelet's probes.
+    pub requests: u64,
+    /// Those of them that came from node, private or protected addresses.
     pub hidden: u64,
 }
 
@@ -29,7 +31,8 @@ impl Tally {
         let hidden = counters.protected_clients + counters.private_clients;
         let against = [RecordError::Shape, RecordError::Client, RecordError::Time];
         let foreign = against.iter().map(|&reason| counters.unparsed(reason)).sum();
-        Self { lines: counters.lines, parsed: counters.parsed, foreign, hidden }
+        let requests = counters.parsed - counters.probes;
+        Self { lines: counters.lines, parsed: counters.parsed, foreign, requests, hidden }
     }
 
     fn since(self, earlier: Self) -> Self {
@@ -37,6 +40,7 @@ impl Tally {
             lines: self.lines - earlier.lines,
             parsed: self.parsed - earlier.parsed,
             foreign: self.foreign - earlier.foreign,
+            requests: self.requests - earlier.requests,
             hidden: self.hidden - earlier.hidden,
         }
     }
@@ -76,7 +80,7 @@ mod tests {
     fn old_lines_are_forgotten_once_there_are_enough_new_ones() {
         let start = Instant::now();
         let mut recent = Recent::new(start);
-        let tally = |lines, parsed| Tally { lines, parsed, foreign: lines - parsed, hidden: 0 };
+        let tally = |lines, parsed| Tally { lines, parsed, foreign: lines - parsed, ..Tally::default() };
         assert_eq!(recent.tally(tally(1000, 1000), start), tally(1000, 1000));
         assert_eq!(recent.tally(tally(1000, 1000), start + PERIOD), tally(1000, 1000));
         // The format has changed: of the next 50 lines none parses.

@@ -128,13 +128,13 @@ fn parsed(recent: Tally, sample: Option<&str>) -> Finding {
 
 fn client_ip_preserved(recent: Tally, hiding: &[String]) -> Finding {
     const KIND: &str = "ClientIPPreserved";
-    if recent.parsed < ENOUGH_LINES {
+    if recent.requests < ENOUGH_LINES {
         return Finding::unknown(KIND, "TooFewLines", "too few requests to judge by");
     }
-    if recent.hidden * 2 < recent.parsed {
+    if recent.hidden * 2 < recent.requests {
         return Finding::yes(KIND, "Preserved", "the log shows the clients' own addresses");
     }
-    let (share, total) = (recent.hidden, recent.parsed);
+    let (share, total) = (recent.hidden, recent.requests);
     let seen =
         format!("{share} of {total} requests come from node or private addresses, which are never banned");
     if hiding.is_empty() {
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     fn lately(lines: u64, parsed: u64, hidden: u64) -> Tally {
-        Tally { lines, parsed, foreign: lines - parsed, hidden }
+        Tally { lines, parsed, foreign: lines - parsed, requests: parsed, hidden }
     }
 
     #[test]

@@ -13,6 +13,9 @@ pub struct Counters {
     pub protected_clients: u64,
     /// Requests whose client is a private or special address that is not protected.
     pub private_clients: u64,
+    /// Requests of private or protected addresses that say they are the kubelet's probes, and are not counted
+    /// as such clients: they tell nothing of what happens to the addresses of others.
+    pub probes: u64,
     /// Requests that matched a pattern, whether they counted or not.
     pub hits: u64,
     /// Hits that the policy exempts.

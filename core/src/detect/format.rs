@@ -54,9 +54,43 @@ impl Format {
         if line.is_empty() {
             return Err(RecordError::Empty);
         }
-        match &mut self.0 {
+        let parsed = match &mut self.0 {
             Parser::NginxCombined => nginx_combined::parse(line),
             Parser::Regex(regex) => regex.parse(line),
+        };
+        parsed.map_err(|error| match error {
+            RecordError::Shape | RecordError::Client if is_message(line) => RecordError::Message,
+            error => error,
+        })
+    }
+}
+
+/// Whether it begins as the lines of nginx's error log do: `2026/03/20 10:00:00 [notice] `.
+fn is_message(line: &[u8]) -> bool {
+    const DATE: &[u8] = b"0000/00/00 00:00:00 [";
+    line.len() > DATE.len()
+        && line.iter().zip(DATE).all(|(byte, like)| match like {
+            b'0' => byte.is_ascii_digit(),
+            _ => byte == like,
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gateways_own_messages_are_told_from_lines_of_another_format() {
+        let mut format = Format::compile(&FormatDraft::Preset(Preset::NginxCombined)).unwrap();
+        #[rustfmt::skip]
+        let table = [
+            ("2026/03/20 10:00:00 [notice] 1#1: start worker processes", RecordError::Message),
+            ("2026/03/20 10:00:00 [error] 7#7: *1 open() failed, client: 203.0.113.7, server: _", RecordError::Message),
+            ("2026-03-20 10:00:00 [error] something else",               RecordError::Shape),
+            ("2026/03/20",                                               RecordError::Shape),
+        ];
+        for (line, expect) in table {
+            assert_eq!(format.parse(line.as_bytes()).map(drop), Err(expect), "{line}");
         }
     }
 }

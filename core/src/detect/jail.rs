@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 
 use jiff::Timestamp;
+use memchr::memmem;
 
 use super::{
     counters::Counters,
@@ -26,6 +27,9 @@ use crate::{
 
 /// The most bytes of a line that did not parse that are kept to be shown.
 const UNPARSED_BYTES: usize = 512;
+
+/// How the kubelet's probes name themselves.
+const KUBELET: &[u8] = b"kube-probe/";
 
 /// How much a jail may remember.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -118,7 +122,7 @@ impl Jail {
             return self.unparsed(RecordError::Time, line);
         };
         self.counters.parsed += 1;
-        if self.is_infrastructure(record.client, protected) {
+        if self.is_infrastructure(record.client, line, protected) {
             return Verdict::Infrastructure(record.client);
         }
         let Some(pattern) = self.hit(&record) else { return Verdict::Miss };
@@ -196,22 +200,21 @@ impl Jail {
 
     /// Whether the client is never counted; every parsed line is counted here, not only hits, so that a gateway
     /// that sees a proxy instead of its clients is noticed before anybody probes.
-    fn is_infrastructure(&mut self, client: IpAddr, protected: &Networks) -> bool {
-        if protected.contains(client) {
-            self.counters.protected_clients += 1;
-            return true;
+    fn is_infrastructure(&mut self, client: IpAddr, line: &[u8], protected: &Networks) -> bool {
+        let is_protected = protected.contains(client);
+        let scope = scope(client);
+        if !is_protected && scope == Scope::Public {
+            return false;
         }
-        match scope(client) {
-            Scope::Public => false,
-            Scope::Private => {
-                self.counters.private_clients += 1;
-                self.policy.private_clients == PrivateClients::Ignore
-            }
-            Scope::Special => {
-                self.counters.private_clients += 1;
-                true
-            }
-        }
+        let counter = if memmem::find(line, KUBELET).is_some() {
+            &mut self.counters.probes
+        } else if is_protected {
+            &mut self.counters.protected_clients
+        } else {
+            &mut self.counters.private_clients
+        };
+        *counter += 1;
+        is_protected || scope == Scope::Special || self.policy.private_clients == PrivateClients::Ignore
     }
 
     /// The lowest-numbered pattern that the target matches, in its plain form or as it was logged.

@@ -44,12 +44,16 @@ pub enum RecordError {
     /// The caller has no time stamp and the line none that is understood.
     #[error("the line has no time stamp that is understood, such as 20/Mar/2026:10:00:00 +0000")]
     Time,
+    /// Of no format, but the gateway's own words: what nginx writes to its error log, which is in the same
+    /// container's log.
+    #[error("the line is a message of the gateway itself, not a request")]
+    Message,
 }
 
 impl RecordError {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Empty, Self::TooLong, Self::Shape, Self::Client, Self::Request, Self::Time];
+    pub const ALL: [Self; 7] =
+        [Self::Empty, Self::TooLong, Self::Shape, Self::Client, Self::Request, Self::Time, Self::Message];
 
     /// A short fixed name, for a metric's label.
     #[must_use]
@@ -61,6 +65,7 @@ impl RecordError {
             Self::Client => "client",
             Self::Request => "request",
             Self::Time => "time",
+            Self::Message => "message",
         }
     }
 }

@@ -114,7 +114,11 @@ impl Scenario {
             install::once().await.context("ip-sentry can't be installed")?;
         }
         let short: String = claim.chars().take(40).collect::<String>().replace('_', "-");
-        let namespace = format!("e2e-{}-{:x}", short.trim_end_matches('-'), Timestamp::now().as_millisecond() & 0xff_ffff);
+        let namespace = format!(
+            "e2e-{}-{:x}",
+            short.trim_end_matches('-'),
+            Timestamp::now().as_millisecond() & 0xff_ffff
+        );
         let object: Namespace = serde_json::from_value(json!({"metadata": {"name": namespace}}))?;
         Api::all(lab.kube.clone()).create(&PostParams::default(), &object).await?;
         Ok(Self { lab, claim, namespace, networks: Mutex::default() })

@@ -10,9 +10,11 @@ use ip_sentry_e2e::{
 /// Checks all cases of a folder, so many at a time, and tells of all that fail.
 async fn table(scenario: &Scenario, folder: &str, at_a_time: usize) -> Result<()> {
     let cases = cases(folder)?;
-    let checked = stream::iter(&cases).map(|case| check(case, &scenario.namespace)).buffer_unordered(at_a_time);
+    let checked =
+        stream::iter(&cases).map(|case| check(case, &scenario.namespace)).buffer_unordered(at_a_time);
     let results: Vec<Result<usize>> = checked.collect().await;
-    let wrong: Vec<String> = results.iter().filter_map(|case| Some(format!("{:#}", case.as_ref().err()?))).collect();
+    let wrong: Vec<String> =
+        results.iter().filter_map(|case| Some(format!("{:#}", case.as_ref().err()?))).collect();
     ensure!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
     Ok(())
 }

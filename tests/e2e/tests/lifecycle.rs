@@ -35,7 +35,8 @@ async fn uninstall(patience: u32) -> Result<()> {
     let kinds = "namespaces,customresourcedefinitions,clusterroles,clusterrolebindings,\
                  validatingadmissionpolicies,validatingadmissionpolicybindings,flowschemas";
     let left = kubectl(&["get", kinds, "--output=name"]).await?;
-    let left: Vec<&str> = left.lines().filter(|name| name.contains("ip-sentry") || name.contains("ipsentry")).collect();
+    let left: Vec<&str> =
+        left.lines().filter(|name| name.contains("ip-sentry") || name.contains("ipsentry")).collect();
     ensure!(left.is_empty(), "{left:?} are left");
     let roles = kubectl(&["get", "roles,rolebindings", "--all-namespaces", "--output=name"]).await?;
     ensure!(!roles.contains("ip-sentry"), "roles are left: {roles}");
@@ -46,7 +47,9 @@ async fn uninstall(patience: u32) -> Result<()> {
 fn deleting_the_overlay_does_not_hang_and_leaves_the_bans_in_force() {
     without_ip_sentry(async |scenario: &Scenario| {
         let banned = install_and_ban(scenario, "probes").await?;
-        kubectl(&["delete", "-k", install::OVERLAY, "--timeout=120s"]).await.context("the overlay can't be deleted")?;
+        kubectl(&["delete", "-k", install::OVERLAY, "--timeout=120s"])
+            .await
+            .context("the overlay can't be deleted")?;
         ensure!(scenario.detected().await? == [banned.ipv4().ban_name()], "the ban's object went too");
         for node in Node::BOTH {
             node.check_chain().await?;

@@ -14,7 +14,9 @@ use ip_sentry_e2e::{
     policy::told,
     scenario::{SOON, Scenario, alone, shared},
 };
-use k8s_openapi::api::{admissionregistration::v1::ValidatingAdmissionPolicyBinding, core::v1::Node as NodeObject};
+use k8s_openapi::api::{
+    admissionregistration::v1::ValidatingAdmissionPolicyBinding, core::v1::Node as NodeObject,
+};
 use kube::{
     Api, ResourceExt as _,
     api::{ListParams, Patch, PatchParams, PostParams},
@@ -47,7 +49,10 @@ fn a_ban_of_the_clusters_own_addresses_is_refused_by_kubectl_apply() {
             let output = kubectl_with(&["apply", "--filename=-"], Some(&ban.to_string())).await?;
             let errors = String::from_utf8_lossy(&output.stderr);
             ensure!(!output.status.success(), "{network} was accepted");
-            ensure!(errors.contains("overlaps") && errors.contains("status.cidrs of ProtectedNetworks/cluster"), "{errors}");
+            ensure!(
+                errors.contains("overlaps") && errors.contains("status.cidrs of ProtectedNetworks/cluster"),
+                "{errors}"
+            );
         }
         Ok(())
     });
@@ -110,12 +115,20 @@ fn a_ban_of_the_cluster_itself_that_was_forced_into_storage_cuts_nothing_off() {
         let nodes: Api<NodeObject> = Api::all(scenario.lab.kube.clone());
         for node in nodes.list(&ListParams::default()).await? {
             let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
-            ensure!(conditions.iter().any(|one| one.type_ == "Ready" && one.status == "True"), "{conditions:?}");
+            ensure!(
+                conditions.iter().any(|one| one.type_ == "Ready" && one.status == "True"),
+                "{conditions:?}"
+            );
         }
         eventually(SOON, "each says that it is not enforced", async || {
             for network in &networks {
                 let name = manual(*network, None)?.name_any();
-                let status = scenario.bans().get(&name).await?.status.with_context(|| format!("{name} says nothing"))?;
+                let status = scenario
+                    .bans()
+                    .get(&name)
+                    .await?
+                    .status
+                    .with_context(|| format!("{name} says nothing"))?;
                 let told = told(&status.conditions, "Enforced");
                 ensure!(told.starts_with("False Protected "), "{name}: {told}");
             }

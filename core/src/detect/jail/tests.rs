@@ -260,7 +260,7 @@ fn junk_is_counted_by_reason_and_shown_without_secrets() {
         jail.observe(Some(at("10:00:00")), line, &Networks::default());
     }
     let unparsed = RecordError::ALL.map(|reason| jail.counters().unparsed(reason));
-    assert_eq!(unparsed, [1, 1, 2, 0, 0, 0]);
+    assert_eq!(unparsed, [1, 1, 2, 0, 0, 0, 0]);
     assert_eq!(jail.counters().parsed, 0);
     let sample = jail.unparsed_sample().unwrap();
     assert_eq!(sample, r"time=\x22x\x22 GET /a?... \x1B[31m \x22/c?...\x22 end");
@@ -343,4 +343,18 @@ fn a_spray_of_addresses_takes_no_more_than_its_limit_and_hides_nobody() {
     assert!(jail.tracked() > 10_000);
     assert_eq!(jail.counters().evicted + jail.tracked() as u64, 100_001);
     earned(&watch(&mut jail, "203.0.113.7", &[("10:01:00", "/.env")])[0]);
+}
+
+#[test]
+fn the_kubelets_probes_do_not_look_like_hidden_clients_and_nobody_hides_behind_their_name() {
+    let mut jail = jail(&PolicyDraft::default());
+    let probe = |client: &str| {
+        format!(r#"{client} - - [20/Mar/2026:10:00:00 +0000] "GET /.env HTTP/1.1" 200 1 "-" "kube-probe/1.37""#)
+    };
+    jail.observe(Some(at("10:00:00")), probe("10.0.0.1").as_bytes(), &networks(&["10.0.0.1/32"]));
+    jail.observe(Some(at("10:00:00")), probe("10.0.0.2").as_bytes(), &networks(&[]));
+    let verdict = jail.observe(Some(at("10:00:00")), probe("203.0.113.9").as_bytes(), &networks(&[]));
+    let counters = jail.counters();
+    assert_eq!((counters.probes, counters.protected_clients, counters.private_clients), (2, 0, 0));
+    assert_eq!(verdict, Verdict::Counted);
 }
