@@ -242,21 +242,16 @@ pub fn detected_name(name: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
-
-    fn ban() -> Ban {
-        Ban {
+impl Ban {
+    /// The operator's own ban of 203.0.113.7 until second 100, to be varied by tests.
+    pub(crate) fn example() -> Self {
+        Self {
             name: "203.0.113.7".into(),
             uid: "u".into(),
             resource_version: "1".into(),
             source: "203.0.113.7/32".parse().unwrap(),
             origin: Origin::Detected,
-            expires_at: Some(at(100)),
+            expires_at: Timestamp::from_second(100).ok(),
             policy: None,
             offence: Some(1),
             deleting_since: None,
@@ -265,20 +260,29 @@ mod tests {
             unenforced: None,
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
 
     #[test]
     fn only_its_own_bans_are_deleted_and_only_once_they_are_over() {
-        let foreign = Ban { is_managed: false, finalizer: None, origin: Origin::Manual, ..ban() };
+        let foreign = Ban { is_managed: false, finalizer: None, origin: Origin::Manual, ..Ban::example() };
         let told = Ban { unenforced: Some("Expired".into()), ..foreign.clone() };
-        let lifted = Ban { deleting_since: Some(at(50)), ..ban() };
+        let lifted = Ban { deleting_since: Some(at(50)), ..Ban::example() };
         let stuck = Ban { finalizer: None, ..lifted.clone() };
-        let forever = Ban { expires_at: None, ..ban() };
+        let forever = Ban { expires_at: None, ..Ban::example() };
         #[rustfmt::skip]
         let table = [
             // ban             now  protected  expect
-            (ban(),            100, false,     None),
-            (ban(),            101, false,     Some(Due::Delete(Ended::Expired))),
-            (ban(),            50,  true,      Some(Due::Delete(Ended::Protected))),
+            (Ban::example(),            100, false,     None),
+            (Ban::example(),            101, false,     Some(Due::Delete(Ended::Expired))),
+            (Ban::example(),            50,  true,      Some(Due::Delete(Ended::Protected))),
             (foreign.clone(),  101, false,     Some(Due::Disown(Ended::Expired))),
             (foreign,          50,  true,      Some(Due::Disown(Ended::Protected))),
             (told,             101, false,     None),
@@ -293,19 +297,19 @@ mod tests {
 
     #[test]
     fn a_deletion_before_the_end_is_a_lifting_and_the_operators_own_never_is() {
-        assert_eq!(Ban { deleting_since: Some(at(99)), ..ban() }.lifted_at(), Some(at(99)));
-        assert_eq!(Ban { deleting_since: Some(at(101)), ..ban() }.lifted_at(), None);
-        assert_eq!(ban().lifted_at(), None);
-        let manual = Ban { expires_at: None, deleting_since: Some(at(5)), ..ban() };
+        assert_eq!(Ban { deleting_since: Some(at(99)), ..Ban::example() }.lifted_at(), Some(at(99)));
+        assert_eq!(Ban { deleting_since: Some(at(101)), ..Ban::example() }.lifted_at(), None);
+        assert_eq!(Ban::example().lifted_at(), None);
+        let manual = Ban { expires_at: None, deleting_since: Some(at(5)), ..Ban::example() };
         assert_eq!(manual.lifted_at(), Some(at(5)));
     }
 
     #[test]
     fn a_list_forgets_what_it_does_not_name_only_when_it_is_done() {
         let mut bans = Bans::default();
-        bans.applied(ban());
+        bans.applied(Ban::example());
         bans.list_begins();
-        bans.listed(Ban { name: "203.0.113.8".into(), ..ban() });
+        bans.listed(Ban { name: "203.0.113.8".into(), ..Ban::example() });
         assert!(bans.get("203.0.113.7").is_some());
         assert!(!bans.is_synced());
         let gone = bans.list_done();

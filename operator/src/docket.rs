@@ -317,7 +317,6 @@ impl Waiting {
 #[cfg(test)]
 mod tests {
     use ip_sentry_core::detect::decision::Evidence;
-    use ip_sentry_crd::ip_ban::Origin;
 
     use super::*;
     use crate::bans::Ban;
@@ -336,20 +335,7 @@ mod tests {
     }
 
     fn ban() -> Ban {
-        Ban {
-            name: "203.0.113.7".into(),
-            uid: "u".into(),
-            resource_version: "1".into(),
-            source: "203.0.113.7/32".parse().unwrap(),
-            origin: Origin::Detected,
-            expires_at: Some(at(200)),
-            policy: None,
-            offence: Some(1),
-            deleting_since: None,
-            finalizer: Some(0),
-            is_managed: true,
-            unenforced: None,
-        }
+        Ban { expires_at: Some(at(200)), ..Ban::example() }
     }
 
     #[test]

@@ -249,20 +249,7 @@ mod tests {
     }
 
     fn existing() -> Ban {
-        Ban {
-            name: "203.0.113.7".into(),
-            uid: "u".into(),
-            resource_version: "1".into(),
-            source: "203.0.113.7/32".parse().unwrap(),
-            origin: Origin::Detected,
-            expires_at: Some(at(150)),
-            policy: None,
-            offence: Some(1),
-            deleting_since: None,
-            finalizer: Some(0),
-            is_managed: true,
-            unenforced: None,
-        }
+        Ban { expires_at: Some(at(150)), ..Ban::example() }
     }
 
     #[test]

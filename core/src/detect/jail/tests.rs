@@ -349,7 +349,9 @@ fn a_spray_of_addresses_takes_no_more_than_its_limit_and_hides_nobody() {
 fn the_kubelets_probes_do_not_look_like_hidden_clients_and_nobody_hides_behind_their_name() {
     let mut jail = jail(&PolicyDraft::default());
     let probe = |client: &str| {
-        format!(r#"{client} - - [20/Mar/2026:10:00:00 +0000] "GET /.env HTTP/1.1" 200 1 "-" "kube-probe/1.37""#)
+        format!(
+            r#"{client} - - [20/Mar/2026:10:00:00 +0000] "GET /.env HTTP/1.1" 200 1 "-" "kube-probe/1.37""#
+        )
     };
     jail.observe(Some(at("10:00:00")), probe("10.0.0.1").as_bytes(), &networks(&["10.0.0.1/32"]));
     jail.observe(Some(at("10:00:00")), probe("10.0.0.2").as_bytes(), &networks(&[]));
