@@ -239,7 +239,7 @@ fn what_somebody_does_to_the_rules_is_put_right_and_counted() {
             &["ip6tables-legacy", "--wait", "--delete", "FORWARD", "--jump", "IP-BLOCKER"],
             &["iptables-legacy", "--wait", "--insert", "FORWARD", "--source", "192.0.2.1", "--jump", "ACCEPT"],
             &["ipset", "flush", "ipsentry-hosts4"],
-            &["ipset", "add", "ipsentry-allow4", "0.0.0.0/1"],
+            &["ipset", "add", "ipsentry-allow4", "128.0.0.0/1"],
         ];
         let before = scenario.lab.firewall(node).await?.status.unwrap_or_default().repairs;
         for disturbance in disturbances {
