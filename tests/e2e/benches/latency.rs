@@ -164,7 +164,9 @@ async fn crashed(scenario: &Scenario, gateway: &Gateway) -> Result<Vec<Duration>
         client.probe(front, &["/.env"; 3]).await?;
         let (from, door) = (client.address_towards(front)?, Node::One.address(true, 9));
         times.push(between(killed, client.inside(move || first_dropped(from, door)).await??));
-        let ban = eventually(LONG, "the ban is there", async || Ok(scenario.bans().get(&client.ipv4().ban_name()).await?));
+        let ban = eventually(LONG, "the ban is there", async || {
+            Ok(scenario.bans().get(&client.ipv4().ban_name()).await?)
+        });
         ensure!(ban.await?.spec.origin == Origin::Detected);
     }
     Ok(times)
@@ -240,10 +242,16 @@ impl Table {
     fn print(&self) {
         let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
         let cpus = read("/proc/cpuinfo");
-        let model = cpus.lines().find_map(|line| Some(line.strip_prefix("model name")?.trim_start_matches(['\t', ':', ' '])));
+        let model = cpus
+            .lines()
+            .find_map(|line| Some(line.strip_prefix("model name")?.trim_start_matches(['\t', ':', ' '])));
         let cores = cpus.lines().filter(|line| line.starts_with("processor")).count();
         println!("\n## {}\n", Timestamp::now().strftime("%Y-%m-%d"));
-        println!("{cores} × {}, Linux {}\n", model.unwrap_or("unknown"), read("/proc/sys/kernel/osrelease").trim());
+        println!(
+            "{cores} × {}, Linux {}\n",
+            model.unwrap_or("unknown"),
+            read("/proc/sys/kernel/osrelease").trim()
+        );
         println!("| what (samples) | figure | measured | target |\n|---|---|---|---|");
         for row in &self.0 {
             println!("{row}");

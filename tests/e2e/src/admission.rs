@@ -51,7 +51,8 @@ pub fn cases(folder: &str) -> Result<Vec<PathBuf>> {
 
 /// Sends a case's documents, and removes what they made. Returns how many there were; fails with what differs.
 pub async fn check(case: &Path, namespace: &str) -> Result<usize> {
-    let steps = read(&fs::read_to_string(case)?).with_context(|| format!("{} can't be read", case.display()))?;
+    let steps =
+        read(&fs::read_to_string(case)?).with_context(|| format!("{} can't be read", case.display()))?;
     let mut made = BTreeSet::new();
     let mut wrong = Ok(());
     for step in &steps {
@@ -159,7 +160,8 @@ fn read_step(document: &str) -> Result<Step> {
             ("node", node) => step.node = Some(format!("authentication.kubernetes.io/node-name={node}")),
             ("subresource", name) => step.subresource = Some(name.to_owned()),
             ("active within", time) => {
-                step.within = Duration::from_secs(time.trim_end_matches('s').parse().context("active within")?);
+                step.within =
+                    Duration::from_secs(time.trim_end_matches('s').parse().context("active within")?);
             }
             ("create", "") => step.verb = "create",
             ("replace", "") => step.verb = "replace",
@@ -184,15 +186,19 @@ mod tests {
              kind: NodeFirewall\nmetadata: {name: b}\n",
         )
         .unwrap();
-        assert_eq!((&steps[0].expect, steps[0].verb, steps[0].then_delete), (&Expect::Accepted, "apply", true));
+        assert_eq!(
+            (&steps[0].expect, steps[0].verb, steps[0].then_delete),
+            (&Expect::Accepted, "apply", true)
+        );
         assert_eq!(steps[0].reference, "IPBan.ipsentry.dev/a");
         assert_eq!(steps[1].expect, Expect::Refused("no: way".to_owned()));
         assert_eq!(steps[1].within, Duration::from_secs(10));
         let expect = ["create", "--filename=-", "--as", "someone", "--as-user-extra"];
         assert_eq!(arguments(&steps[1])[..5], expect);
-        assert_eq!(arguments(&steps[1])[5..], [
-            "authentication.kubernetes.io/node-name=n1", "--subresource", "status",
-        ]);
+        assert_eq!(
+            arguments(&steps[1])[5..],
+            ["authentication.kubernetes.io/node-name=n1", "--subresource", "status",]
+        );
     }
 
     #[test]
@@ -204,7 +210,8 @@ mod tests {
     fn every_case_can_be_read() {
         for folder in ["ipban", "nodefirewall", "probepolicy", "protectednetworks"] {
             for case in cases(folder).unwrap() {
-                read(&fs::read_to_string(&case).unwrap()).unwrap_or_else(|error| panic!("{}: {error}", case.display()));
+                read(&fs::read_to_string(&case).unwrap())
+                    .unwrap_or_else(|error| panic!("{}: {error}", case.display()));
             }
         }
     }

@@ -34,7 +34,8 @@ impl Scenario {
     /// Waits for the ban of a source.
     pub async fn banned(&self, source: Source) -> Result<IPBan> {
         let name = source.ban_name();
-        let get = async || self.bans().get_opt(&name).await?.with_context(|| format!("there is no IPBan {name}"));
+        let get =
+            async || self.bans().get_opt(&name).await?.with_context(|| format!("there is no IPBan {name}"));
         eventually(SOON, &format!("{source} is banned"), get).await
     }
 
@@ -104,7 +105,13 @@ impl Scenario {
 
     /// Proves that both nodes drop a client's packets, to pods and to the node itself, while the bystander's pass:
     /// nothing comes back, and the kernels have counted the packets where the ban is.
-    pub async fn dropped(&self, banned: &Client, from: IpAddr, bystander: &Client, gateway: &Gateway) -> Result<()> {
+    pub async fn dropped(
+        &self,
+        banned: &Client,
+        from: IpAddr,
+        bystander: &Client,
+        gateway: &Gateway,
+    ) -> Result<()> {
         let source = Source::of(from, 64)?;
         self.in_both_kernels(source.network()).await?;
         for node in gateway.nodes() {

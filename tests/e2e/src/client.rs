@@ -62,7 +62,11 @@ impl Client {
     /// Its first address of the same family.
     pub fn address_towards(&self, to: SocketAddr) -> Result<IpAddr> {
         let same = |address: &&IpAddr| address.is_ipv4() == to.is_ipv4();
-        self.addresses.iter().find(same).copied().with_context(|| format!("the client has no address towards {to}"))
+        self.addresses
+            .iter()
+            .find(same)
+            .copied()
+            .with_context(|| format!("the client has no address towards {to}"))
     }
 
     /// Its first IPv4 address, as a ban names it.
@@ -77,10 +81,14 @@ impl Client {
         self.source(false)
     }
 
-    #[expect(clippy::expect_used, reason = "the addresses are of the documentation ranges, which may be banned")]
+    #[expect(
+        clippy::expect_used,
+        reason = "the addresses are of the documentation ranges, which may be banned"
+    )]
     fn source(&self, is_ipv4: bool) -> Source {
         let address = self.addresses.iter().find(|address| address.is_ipv4() == is_ipv4);
-        Source::of(*address.expect("the client has such an address"), 64).expect("a client's address can be banned")
+        Source::of(*address.expect("the client has such an address"), 64)
+            .expect("a client's address can be banned")
     }
 
     /// Tries to connect, from one of its addresses.
@@ -132,7 +140,8 @@ impl Client {
     /// The same, from one of its addresses.
     pub async fn probe_from(&self, from: IpAddr, to: SocketAddr, paths: &[&str]) -> Result<()> {
         for path in paths {
-            let request = format!("GET {path} HTTP/1.1\r\nHost: shop.example.com\r\nConnection: close\r\n\r\n");
+            let request =
+                format!("GET {path} HTTP/1.1\r\nHost: shop.example.com\r\nConnection: close\r\n\r\n");
             let connected = self.connect(from, to, PATIENCE).await?;
             let mut stream = connected.with_context(|| format!("{path} from {from} to {to}"))?;
             stream.write_all(request.as_bytes()).await?;
@@ -142,7 +151,12 @@ impl Client {
         Ok(())
     }
 
-    async fn connect(&self, from: IpAddr, to: SocketAddr, patience: Duration) -> Result<io::Result<TcpStream>> {
+    async fn connect(
+        &self,
+        from: IpAddr,
+        to: SocketAddr,
+        patience: Duration,
+    ) -> Result<io::Result<TcpStream>> {
         ensure!(from.is_ipv4() == to.is_ipv4(), "{from} can't reach {to}");
         let socket = self.socket(from).await.with_context(|| format!("no socket for {from}"))?;
         Ok(match timeout(patience, socket.connect(to)).await {
@@ -164,8 +178,9 @@ impl Client {
         let space = format!("/run/netns/ipsentry-client-{}", self.name);
         let (done, result) = oneshot::channel();
         std::thread::spawn(move || {
-            let entered = File::open(space)
-                .and_then(|space| Ok(move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network))?));
+            let entered = File::open(space).and_then(|space| {
+                Ok(move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network))?)
+            });
             let _ = done.send(entered.map(|()| work()));
         });
         Ok(result.await??)

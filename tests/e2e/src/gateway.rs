@@ -89,14 +89,16 @@ fn objects(shape: Shape) -> Result<String> {
                 let template = &mut object["spec"]["template"];
                 template["metadata"]["labels"]["gateway.networking.k8s.io/gateway-name"] = json!("public");
                 let spread = &mut template["spec"]["topologySpreadConstraints"][0];
-                spread["labelSelector"]["matchLabels"]["gateway.networking.k8s.io/gateway-name"] = json!("public");
+                spread["labelSelector"]["matchLabels"]["gateway.networking.k8s.io/gateway-name"] =
+                    json!("public");
                 template["spec"]["terminationGracePeriodSeconds"] = json!(1);
                 if let Some(node) = shape.only {
                     template["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": node.to_string()});
                     template["spec"]["topologySpreadConstraints"] = json!([]);
                     object["spec"]["replicas"] = json!(1);
                 }
-                object["spec"]["selector"]["matchLabels"]["gateway.networking.k8s.io/gateway-name"] = json!("public");
+                object["spec"]["selector"]["matchLabels"]["gateway.networking.k8s.io/gateway-name"] =
+                    json!("public");
             }
             Some("Service") => {
                 object["spec"]["selector"]["gateway.networking.k8s.io/gateway-name"] = json!("public");
@@ -122,15 +124,22 @@ async fn found(lab: &Lab, namespace: &str, replicas: usize) -> Result<Gateway> {
     let services: Api<Service> = Api::namespaced(lab.kube.clone(), namespace);
     let service = services.get("nginx-public-nginx").await?;
     let ports = service.spec.and_then(|spec| spec.ports).unwrap_or_default();
-    let node_port = ports.first().and_then(|port| port.node_port).context("the Service has no node port yet")?;
+    let node_port =
+        ports.first().and_then(|port| port.node_port).context("the Service has no node port yet")?;
     let api: Api<Pod> = Api::namespaced(lab.kube.clone(), namespace);
     let mut pods = Vec::new();
-    for pod in api.list(&ListParams::default().labels("gateway.networking.k8s.io/gateway-name=public")).await? {
+    for pod in
+        api.list(&ListParams::default().labels("gateway.networking.k8s.io/gateway-name=public")).await?
+    {
         let status = pod.status.as_ref().context("a pod without a status")?;
-        let is_ready = status.conditions.iter().flatten().any(|one| one.type_ == "Ready" && one.status == "True");
+        let is_ready =
+            status.conditions.iter().flatten().any(|one| one.type_ == "Ready" && one.status == "True");
         ensure!(is_ready, "{} is {:?}", pod.name_any(), status.phase);
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
-        let node = Node::BOTH.into_iter().find(|known| Some(known.to_string()) == node).context("on no known node")?;
+        let node = Node::BOTH
+            .into_iter()
+            .find(|known| Some(known.to_string()) == node)
+            .context("on no known node")?;
         let addresses = status.pod_ips.iter().flatten().filter_map(|ip| ip.ip.parse().ok()).collect();
         pods.push((pod.name_any(), node, addresses));
     }
@@ -158,9 +167,13 @@ impl Gateway {
 
     /// All the ways into a node: to a pod through its port and directly (FORWARD), and to the node itself (INPUT).
     pub fn doors(&self, node: Node, is_ipv4: bool) -> Result<Vec<Door>> {
-        let mut addresses =
-            self.pods.iter().filter(|(_, on, _)| *on == node).flat_map(|(_, _, addresses)| addresses.iter().copied());
-        let pod = addresses.find(|address| address.is_ipv4() == is_ipv4).context("no pod of that family there")?;
+        let mut addresses = self
+            .pods
+            .iter()
+            .filter(|(_, on, _)| *on == node)
+            .flat_map(|(_, _, addresses)| addresses.iter().copied());
+        let pod =
+            addresses.find(|address| address.is_ipv4() == is_ipv4).context("no pod of that family there")?;
         Ok(vec![
             self.front(node, is_ipv4),
             Door { what: "a pod", to: SocketAddr::new(pod, 8080), open: Reach::Connected },
@@ -179,7 +192,12 @@ impl Gateway {
     }
 
     /// Waits until the log has a line for which `is_it` holds, and returns its stamp.
-    pub async fn logged(&self, scenario: &Scenario, node: Node, is_it: impl Fn(&str) -> bool) -> Result<Timestamp> {
+    pub async fn logged(
+        &self,
+        scenario: &Scenario,
+        node: Node,
+        is_it: impl Fn(&str) -> bool,
+    ) -> Result<Timestamp> {
         eventually(SOON, "the gateway logs it", async || {
             let log = self.log(scenario, node).await?;
             let found = log.iter().rev().find(|(_, line)| is_it(line));

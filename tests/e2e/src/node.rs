@@ -122,7 +122,8 @@ impl Node {
                     "on {self} {tool} shows {first:?} first in {hook}"
                 );
             }
-            let drops = table.lines().filter(|line| line.starts_with("-A IP-BLOCKER ") && line.ends_with("-j DROP"));
+            let drops =
+                table.lines().filter(|line| line.starts_with("-A IP-BLOCKER ") && line.ends_with("-j DROP"));
             ensure!(drops.count() > 0, "on {self} {tool} shows no rule that drops");
         }
         Ok(())
@@ -153,13 +154,15 @@ fn set_of(network: Network) -> &'static str {
 /// An entry in what `ipset list` prints: `203.0.113.7 timeout 86395 packets 3 bytes 180`.
 fn find(listed: &str, network: Network) -> Option<Entry> {
     let is_it = |word: &str| {
-        let with_prefix = if word.contains('/') { word.to_owned() } else { Network::host(word.parse().ok()?).to_string() };
+        let with_prefix =
+            if word.contains('/') { word.to_owned() } else { Network::host(word.parse().ok()?).to_string() };
         Some(with_prefix.parse::<Network>().ok()? == network)
     };
     let words = listed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     let words = words.into_iter().find(|words| words.first().and_then(|word| is_it(word)) == Some(true))?;
     let after = |name: &str| words.iter().skip_while(|word| **word != name).nth(1);
-    let timeout = after("timeout").and_then(|seconds| seconds.parse().ok()).filter(|&seconds: &u32| seconds > 0);
+    let timeout =
+        after("timeout").and_then(|seconds| seconds.parse().ok()).filter(|&seconds: &u32| seconds > 0);
     Some(Entry { timeout, packets: after("packets")?.parse().ok()? })
 }
 

@@ -2,11 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::{
-    apps::v1::Deployment,
-    coordination::v1::Lease,
-    core::v1::Pod,
-};
+use k8s_openapi::api::{apps::v1::Deployment, coordination::v1::Lease, core::v1::Pod};
 use kube::{
     Api, ResourceExt as _,
     api::{ListParams, Patch, PatchParams},
@@ -22,7 +18,8 @@ const NAME: &str = "ip-sentry-operator";
 pub async fn leader(lab: &Lab) -> Result<String> {
     let leases: Api<Lease> = Api::namespaced(lab.kube.clone(), NAMESPACE);
     let spec = leases.get(NAME).await?.spec.context("the lease is empty")?;
-    let holder = spec.holder_identity.filter(|holder| !holder.is_empty()).context("nobody holds the lease")?;
+    let holder =
+        spec.holder_identity.filter(|holder| !holder.is_empty()).context("nobody holds the lease")?;
     let renewed = spec.renew_time.context("the lease was never renewed")?.0;
     let age = Timestamp::now().duration_since(renewed);
     ensure!(age < SignedDuration::from_secs(10), "{holder} renewed its lease {age:#} ago");

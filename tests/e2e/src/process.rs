@@ -45,7 +45,8 @@ fn find(program: &str, variable: &str) -> Option<Process> {
         if first { parts.next() == Some(text.as_bytes()) } else { parts.any(|part| part == text.as_bytes()) }
     };
     let id = ids.find(|id| {
-        has(format!("/proc/{id}/cmdline"), true, program) && has(format!("/proc/{id}/environ"), false, variable)
+        has(format!("/proc/{id}/cmdline"), true, program)
+            && has(format!("/proc/{id}/environ"), false, variable)
     })?;
     Pid::from_raw(id).map(Process)
 }

@@ -29,7 +29,7 @@ use crate::{
 /// How long most things may take that a test waits for, on a busy machine.
 pub const SOON: Duration = Duration::from_secs(20);
 /// How long a rollout, a failover or the start of a pod may take.
-pub const LONG: Duration = Duration::from_secs(120);
+pub const LONG: Duration = Duration::from_mins(2);
 
 /// Held by those that use the cluster, and by one alone when it disturbs the others.
 static CLUSTER: RwLock<()> = RwLock::new(());
@@ -114,7 +114,11 @@ impl Scenario {
             install::once().await.context("ip-sentry can't be installed")?;
         }
         let short: String = claim.chars().take(40).collect::<String>().replace('_', "-");
-        let namespace = format!("e2e-{}-{:x}", short.trim_end_matches('-'), Timestamp::now().as_millisecond() & 0xff_ffff);
+        let namespace = format!(
+            "e2e-{}-{:x}",
+            short.trim_end_matches('-'),
+            Timestamp::now().as_millisecond() & 0xff_ffff
+        );
         let object: Namespace = serde_json::from_value(json!({"metadata": {"name": namespace}}))?;
         Api::all(lab.kube.clone()).create(&PostParams::default(), &object).await?;
         Ok(Self { lab, claim, namespace, networks: Mutex::default() })

@@ -164,9 +164,16 @@ fn a_policy_in_shadow_bans_nobody_and_says_whom_it_would_ban() {
         banned_nobody(scenario, &gateway, "/.env").await?;
         eventually(SOON, "an event says WouldBan", async || {
             let space = format!("--namespace={}", scenario.namespace);
-            let events = [&space, "get", "events.events.k8s.io", "--output=jsonpath={range .items[*]}{.reason} {.note}{\"\\n\"}{end}"];
+            let events = [
+                &space,
+                "get",
+                "events.events.k8s.io",
+                "--output=jsonpath={range .items[*]}{.reason} {.note}{\"\\n\"}{end}",
+            ];
             let events = ip_sentry_e2e::lab::kubectl(&events).await?;
-            let told = events.lines().any(|line| line.starts_with("WouldBan ") && line.contains(&prober.ipv4().to_string()));
+            let told = events
+                .lines()
+                .any(|line| line.starts_with("WouldBan ") && line.contains(&prober.ipv4().to_string()));
             ensure!(told, "events: {events}");
             Ok(())
         })
@@ -189,13 +196,18 @@ fn clients_whose_addresses_are_hidden_ban_nobody_and_the_service_is_named() {
         let front = gateway.through(Node::Two, true);
         prober.probe(front, &["/.env"; 12]).await?;
         let seen = gateway.log(scenario, Node::One).await?;
-        let is_hidden = |(_, line): &&(_, String)| line.contains("/.env") && !line.starts_with(&prober.ipv4().network().address().to_string());
+        let is_hidden = |(_, line): &&(_, String)| {
+            line.contains("/.env") && !line.starts_with(&prober.ipv4().network().address().to_string())
+        };
         ensure!(seen.iter().filter(is_hidden).count() == 12, "the log shows the client: {seen:?}");
         let service = format!("{}/nginx-public-nginx", scenario.namespace);
         eventually(SOON * 2, "ClientIPPreserved names the Service", async || {
             let status = scenario.policies().get("probes").await?.status.unwrap_or_default();
             let told = told(&status.conditions, "ClientIPPreserved");
-            ensure!(told.starts_with("False ExternalTrafficPolicyCluster ") && told.contains(&service), "{told}");
+            ensure!(
+                told.starts_with("False ExternalTrafficPolicyCluster ") && told.contains(&service),
+                "{told}"
+            );
             Ok(())
         })
         .await?;
@@ -223,7 +235,8 @@ fn lies_inside_a_log_line_ban_nobody_else() {
         let user = base64(&format!("x\n{lie}"));
         // The container runtime cuts lines after 16 KiB: the lie begins exactly there.
         let path = "a".repeat(7_000);
-        let head = format!("{from} - - [22/Nov/2026:10:00:00 +0000] \"GET /{path} HTTP/1.1\" 404 153 \"").len();
+        let head =
+            format!("{from} - - [22/Nov/2026:10:00:00 +0000] \"GET /{path} HTTP/1.1\" 404 153 \"").len();
         let referer = "b".repeat(16_384 - head - 4_000);
         let agent = format!("{}{lie}", "c".repeat(4_000 - "\" \"".len()));
         let requests = [
@@ -238,7 +251,8 @@ fn lies_inside_a_log_line_ban_nobody_else() {
         ];
         for request in &requests {
             for _ in 0..3 {
-                let answer = liar.send(from, front, format!("{request}Connection: close\r\n\r\n").as_bytes()).await?;
+                let answer =
+                    liar.send(from, front, format!("{request}Connection: close\r\n\r\n").as_bytes()).await?;
                 ensure!(!answer.is_empty(), "no answer to {request:?}");
             }
         }
@@ -258,7 +272,9 @@ fn base64(text: &str) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let group = |bytes: &[u8]| {
         let bits = (0..3).fold(0, |bits, index| bits << 8 | usize::from(*bytes.get(index).unwrap_or(&0)));
-        let digit = |place: usize| if place > bytes.len() { '=' } else { char::from(DIGITS[bits >> (18 - 6 * place) & 63]) };
+        let digit = |place: usize| {
+            if place > bytes.len() { '=' } else { char::from(DIGITS[bits >> (18 - 6 * place) & 63]) }
+        };
         (0..4).map(digit).collect::<String>()
     };
     text.as_bytes().chunks(3).map(group).collect()

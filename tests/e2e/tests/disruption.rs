@@ -104,7 +104,11 @@ fn a_leader_killed_in_the_middle_of_an_attack_bans_once() {
         let took = since.elapsed();
         ensure!(took < Duration::from_secs(15), "it was banned only after {took:?}");
         ensure!(ban.spec.offence == Some(before + 1), "offence {:?} after {before}", ban.spec.offence);
-        ensure!(ban.spec.evidence.as_ref().is_some_and(|evidence| evidence.hits == 3), "{:?}", ban.spec.evidence);
+        ensure!(
+            ban.spec.evidence.as_ref().is_some_and(|evidence| evidence.hits == 3),
+            "{:?}",
+            ban.spec.evidence
+        );
 
         // The replica that was killed reads the same lines again.
         operator::leads(&scenario.lab).await?;
@@ -115,7 +119,12 @@ fn a_leader_killed_in_the_middle_of_an_attack_bans_once() {
         found.sort();
         ensure!(found == expect, "{found:?}, not {expect:?}");
         let after = scenario.bans().get(&source.ban_name()).await?;
-        ensure!((after.uid(), &after.spec) == (ban.uid(), &ban.spec), "{:?} became {:?}", ban.spec, after.spec);
+        ensure!(
+            (after.uid(), &after.spec) == (ban.uid(), &ban.spec),
+            "{:?} became {:?}",
+            ban.spec,
+            after.spec
+        );
         Ok(())
     });
 }
@@ -208,11 +217,17 @@ fn while_the_api_server_is_away_bans_stay_and_end_on_time() {
         }
         cluster("cluster.sh", &["stop", "apiserver"]).await?;
         let checked = async {
-            ensure!(short.reach(nodes_doors()[0].to).await? == Reach::Silence, "a ban went with the API server");
+            ensure!(
+                short.reach(nodes_doors()[0].to).await? == Reach::Silence,
+                "a ban went with the API server"
+            );
             let error = passed_after(&short, &nodes_doors(), end).await?;
             ensure!(error < 1.5, "it was let in {error} s after its end");
             for door in nodes_doors() {
-                ensure!(long.reach(door.to).await? == Reach::Silence, "{door}: a ban went with the API server");
+                ensure!(
+                    long.reach(door.to).await? == Reach::Silence,
+                    "{door}: a ban went with the API server"
+                );
             }
             Ok(())
         }
@@ -237,7 +252,16 @@ fn what_somebody_does_to_the_rules_is_put_right_and_counted() {
             &["iptables-legacy", "--wait", "--flush", "IP-BLOCKER"],
             &["iptables-legacy", "--wait", "--delete", "INPUT", "--jump", "IP-BLOCKER"],
             &["ip6tables-legacy", "--wait", "--delete", "FORWARD", "--jump", "IP-BLOCKER"],
-            &["iptables-legacy", "--wait", "--insert", "FORWARD", "--source", "192.0.2.1", "--jump", "ACCEPT"],
+            &[
+                "iptables-legacy",
+                "--wait",
+                "--insert",
+                "FORWARD",
+                "--source",
+                "192.0.2.1",
+                "--jump",
+                "ACCEPT",
+            ],
             &["ipset", "flush", "ipsentry-hosts4"],
             &["ipset", "add", "ipsentry-allow4", "128.0.0.0/1"],
         ];
@@ -262,8 +286,17 @@ fn what_somebody_does_to_the_rules_is_put_right_and_counted() {
             Ok(())
         })
         .await?;
-        node.run_inside(&["iptables-legacy", "--wait", "--delete", "FORWARD", "--source", "192.0.2.1", "--jump", "ACCEPT"])
-            .await?;
+        node.run_inside(&[
+            "iptables-legacy",
+            "--wait",
+            "--delete",
+            "FORWARD",
+            "--source",
+            "192.0.2.1",
+            "--jump",
+            "ACCEPT",
+        ])
+        .await?;
         eventually(LONG, "the node is ready", async || scenario.lab.check_ready(node).await).await
     });
 }

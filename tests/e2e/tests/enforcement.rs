@@ -52,7 +52,11 @@ fn both_nodes_are_ready_with_kernel_sets_and_know_their_kube_proxys() {
             let mode = if node == Node::One { "legacy" } else { "nftables" };
             eventually(SOON, "the agent knows how kube-proxy works", async || {
                 let status = scenario.lab.firewall(node).await?.status.unwrap_or_default();
-                ensure!(status.kube_proxy.as_deref() == Some(mode), "{node} has {:?}, not {mode}", status.kube_proxy);
+                ensure!(
+                    status.kube_proxy.as_deref() == Some(mode),
+                    "{node} has {:?}, not {mode}",
+                    status.kube_proxy
+                );
                 Ok(())
             })
             .await?;
@@ -175,7 +179,11 @@ fn an_agent_cannot_write_for_another_node() {
         let lie = Patch::Merge(json!({"status": {"entries": 0}}));
         let written = firewalls.patch_status(&Node::Two.to_string(), &PatchParams::default(), &lie).await;
         let Err(kube::Error::Api(status)) = written else { anyhow::bail!("it was not refused: {written:?}") };
-        ensure!(status.message.contains("an agent writes the NodeFirewall of its own node only"), "{}", status.message);
+        ensure!(
+            status.message.contains("an agent writes the NodeFirewall of its own node only"),
+            "{}",
+            status.message
+        );
         firewalls.patch_status(&Node::One.to_string(), &PatchParams::default(), &lie).await?;
         Ok(())
     });
@@ -199,7 +207,8 @@ async fn agent_of(lab: &Lab, node: Node) -> Result<kube::Client> {
         ..TokenRequest::default()
     };
     let accounts: Api<ServiceAccount> = Api::namespaced(lab.kube.clone(), "ip-sentry-node");
-    let made = accounts.create_token_request("ip-sentry-node-agent", &PostParams::default(), &request).await?;
+    let made =
+        accounts.create_token_request("ip-sentry-node-agent", &PostParams::default(), &request).await?;
     let token = made.status.context("no token was made")?.token;
     Lab::client_with(|config| {
         config.auth_info = kube::config::AuthInfo { token: Some(token.into()), ..Default::default() };

@@ -1,14 +1,12 @@
 //! Installing ip-sentry and removing it, as its README says.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, ensure};
 use ip_sentry_e2e::{
     client::Reach,
     install,
     lab::kubectl,
     node::Node,
-    scenario::{Scenario, without_ip_sentry},
+    scenario::{LONG, Scenario, without_ip_sentry},
 };
 use serde_json::json;
 
@@ -35,7 +33,8 @@ async fn uninstall(patience: u32) -> Result<()> {
     let kinds = "namespaces,customresourcedefinitions,clusterroles,clusterrolebindings,\
                  validatingadmissionpolicies,validatingadmissionpolicybindings,flowschemas";
     let left = kubectl(&["get", kinds, "--output=name"]).await?;
-    let left: Vec<&str> = left.lines().filter(|name| name.contains("ip-sentry") || name.contains("ipsentry")).collect();
+    let left: Vec<&str> =
+        left.lines().filter(|name| name.contains("ip-sentry") || name.contains("ipsentry")).collect();
     ensure!(left.is_empty(), "{left:?} are left");
     let roles = kubectl(&["get", "roles,rolebindings", "--all-namespaces", "--output=name"]).await?;
     ensure!(!roles.contains("ip-sentry"), "roles are left: {roles}");
@@ -46,7 +45,9 @@ async fn uninstall(patience: u32) -> Result<()> {
 fn deleting_the_overlay_does_not_hang_and_leaves_the_bans_in_force() {
     without_ip_sentry(async |scenario: &Scenario| {
         let banned = install_and_ban(scenario, "probes").await?;
-        kubectl(&["delete", "-k", install::OVERLAY, "--timeout=120s"]).await.context("the overlay can't be deleted")?;
+        kubectl(&["delete", "-k", install::OVERLAY, "--timeout=120s"])
+            .await
+            .context("the overlay can't be deleted")?;
         ensure!(scenario.detected().await? == [banned.ipv4().ban_name()], "the ban's object went too");
         for node in Node::BOTH {
             node.check_chain().await?;
@@ -83,7 +84,7 @@ fn uninstalling_works_with_a_broken_operator() {
         }});
         let patch = format!("--patch={image}");
         kubectl(&["--namespace=ip-sentry", "patch", "deployment", "ip-sentry-operator", &patch]).await?;
-        ip_sentry_e2e::eventually(Duration::from_secs(60), "no operator runs", async || {
+        ip_sentry_e2e::eventually(LONG, "no operator runs", async || {
             let pods = ip_sentry_e2e::operator::pods(&scenario.lab).await?;
             ensure!(pods.is_empty(), "{pods:?} run");
             Ok(())

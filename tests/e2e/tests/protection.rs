@@ -14,7 +14,9 @@ use ip_sentry_e2e::{
     policy::told,
     scenario::{SOON, Scenario, alone, shared},
 };
-use k8s_openapi::api::{admissionregistration::v1::ValidatingAdmissionPolicyBinding, core::v1::Node as NodeObject};
+use k8s_openapi::api::{
+    admissionregistration::v1::ValidatingAdmissionPolicyBinding, core::v1::Node as NodeObject,
+};
 use kube::{
     Api, ResourceExt as _,
     api::{ListParams, Patch, PatchParams, PostParams},
@@ -43,11 +45,13 @@ fn a_ban_of_the_clusters_own_addresses_is_refused_by_kubectl_apply() {
         for network in own_networks(scenario).await? {
             let mut ban = serde_json::to_value(manual(network, None)?)?;
             (ban["apiVersion"], ban["kind"]) = ("ipsentry.dev/v1alpha1".into(), "IPBan".into());
-            // Pods of a namespace that is minutes old are in a range that is known for longer.
             let output = kubectl_with(&["apply", "--filename=-"], Some(&ban.to_string())).await?;
             let errors = String::from_utf8_lossy(&output.stderr);
             ensure!(!output.status.success(), "{network} was accepted");
-            ensure!(errors.contains("overlaps") && errors.contains("status.cidrs of ProtectedNetworks/cluster"), "{errors}");
+            ensure!(
+                errors.contains("overlaps") && errors.contains("status.cidrs of ProtectedNetworks/cluster"),
+                "{errors}"
+            );
         }
         Ok(())
     });
@@ -79,7 +83,9 @@ async fn force(scenario: &Scenario, networks: &[Network]) -> Result<()> {
 fn a_ban_of_the_cluster_itself_that_was_forced_into_storage_cuts_nothing_off() {
     alone(async |scenario: &Scenario| {
         let networks = own_networks(scenario).await?;
-        networks.iter().for_each(|&network| scenario.owns(network));
+        for &network in &networks {
+            scenario.owns(network);
+        }
         let (canary, bystander) = (scenario.client().await?, scenario.client().await?);
         let forced = force(scenario, &networks).await;
         set_action(scenario, "Deny").await?;
@@ -110,12 +116,20 @@ fn a_ban_of_the_cluster_itself_that_was_forced_into_storage_cuts_nothing_off() {
         let nodes: Api<NodeObject> = Api::all(scenario.lab.kube.clone());
         for node in nodes.list(&ListParams::default()).await? {
             let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
-            ensure!(conditions.iter().any(|one| one.type_ == "Ready" && one.status == "True"), "{conditions:?}");
+            ensure!(
+                conditions.iter().any(|one| one.type_ == "Ready" && one.status == "True"),
+                "{conditions:?}"
+            );
         }
         eventually(SOON, "each says that it is not enforced", async || {
             for network in &networks {
                 let name = manual(*network, None)?.name_any();
-                let status = scenario.bans().get(&name).await?.status.with_context(|| format!("{name} says nothing"))?;
+                let status = scenario
+                    .bans()
+                    .get(&name)
+                    .await?
+                    .status
+                    .with_context(|| format!("{name} says nothing"))?;
                 let told = told(&status.conditions, "Enforced");
                 ensure!(told.starts_with("False Protected "), "{name}: {told}");
             }
