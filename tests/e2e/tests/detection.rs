@@ -6,10 +6,11 @@ use ip_sentry_e2e::{
     address::{self, host_of},
     client::Reach,
     eventually,
-    gateway::Gateway,
+    gateway::{Gateway, Shape},
+    lab::kubectl,
     node::Node,
     policy::told,
-    scenario::{SOON, Scenario, shared},
+    scenario::{LONG, SOON, Scenario, shared},
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
@@ -23,6 +24,19 @@ async fn banned_nobody(scenario: &Scenario, gateway: &Gateway, path: &str) -> Re
     found.sort();
     ensure!(found == expect, "{found:?} are banned, only {expect:?} earned it");
     Ok(())
+}
+
+/// Waits for an event with that reason about that source.
+async fn event(scenario: &Scenario, reason: &str, about: &str) -> Result<()> {
+    let space = format!("--namespace={}", scenario.namespace);
+    let columns = "--output=jsonpath={range .items[*]}{.reason} {.note}{\"\\n\"}{end}";
+    eventually(SOON, &format!("an event {reason} about {about}"), async || {
+        let events = kubectl(&[&space, "get", "events.events.k8s.io", columns]).await?;
+        let is_it = |line: &str| line.starts_with(&format!("{reason} ")) && line.contains(about);
+        ensure!(events.lines().any(is_it), "events: {events}");
+        Ok(())
+    })
+    .await
 }
 
 #[test]
@@ -162,33 +176,14 @@ fn a_policy_in_shadow_bans_nobody_and_says_whom_it_would_ban() {
         let prober = scenario.client().await?;
         prober.probe(gateway.through(Node::One, true), &["/only-shadow"; 3]).await?;
         banned_nobody(scenario, &gateway, "/.env").await?;
-        eventually(SOON, "an event says WouldBan", async || {
-            let space = format!("--namespace={}", scenario.namespace);
-            let events = [
-                &space,
-                "get",
-                "events.events.k8s.io",
-                "--output=jsonpath={range .items[*]}{.reason} {.note}{\"\\n\"}{end}",
-            ];
-            let events = ip_sentry_e2e::lab::kubectl(&events).await?;
-            let told = events
-                .lines()
-                .any(|line| line.starts_with("WouldBan ") && line.contains(&prober.ipv4().to_string()));
-            ensure!(told, "events: {events}");
-            Ok(())
-        })
-        .await
+        event(scenario, "WouldBan", &prober.ipv4().to_string()).await
     });
 }
 
 #[test]
 fn clients_whose_addresses_are_hidden_ban_nobody_and_the_service_is_named() {
     shared(async |scenario: &Scenario| {
-        let shape = ip_sentry_e2e::gateway::Shape {
-            only: Some(Node::One),
-            hides_clients: true,
-            ..Default::default()
-        };
+        let shape = Shape { only: Some(Node::One), hides_clients: true, ..Shape::default() };
         let gateway = scenario.gateway_of(shape).await?;
         scenario.policy_in_force("probes", json!({})).await?;
         let prober = scenario.client().await?;
@@ -316,6 +311,39 @@ fn a_source_that_comes_back_after_its_ban_has_its_second_offence() {
             })
             .await?;
         }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_ban_that_was_earned_runs_out_on_time_and_is_remembered() {
+    shared(async |scenario: &Scenario| {
+        let gateway = scenario.gateway_on(Node::Two).await?;
+        scenario.policy_in_force("probes", json!({"banDuration": "1m"})).await?;
+        let prober = scenario.client().await?;
+        let (front, source) = (gateway.front(Node::Two, true), prober.ipv4());
+        let before = scenario.offences(source).await?;
+        prober.probe(front.to, &["/.env"; 3]).await?;
+        let ban = scenario.banned(source).await?;
+        event(scenario, "IPBanned", &source.to_string()).await?;
+        scenario.in_both_kernels(source.network()).await?;
+        let end = ban.spec.expires_at.expect("an earned ban has an end").0;
+        let let_in = eventually(LONG, "the ban has ended", async || {
+            let reach = prober.reach(front.to).await?;
+            ensure!(reach == Reach::Connected, "{reach:?}");
+            Ok(Timestamp::now())
+        })
+        .await?;
+        let error = let_in.duration_since(end).as_secs_f64();
+        ensure!((0.0..1.5).contains(&error), "it was let in {error} s after its end");
+        eventually(SOON, "the object is gone", async || {
+            ensure!(scenario.bans().get_opt(&source.ban_name()).await?.is_none(), "it is there");
+            Ok(())
+        })
+        .await?;
+        event(scenario, "BanExpired", &source.to_string()).await?;
+        let after = scenario.offences(source).await?;
+        ensure!(after == before + 1, "{after} bans are remembered, {before} before");
         Ok(())
     });
 }
