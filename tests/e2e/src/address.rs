@@ -28,7 +28,7 @@ pub fn ipv4() -> Ipv4Addr {
     nth_ipv4(NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A /64 of 2001:db8::/32.
+/// A /64 of `2001:db8::/32`.
 #[must_use]
 pub fn ipv6_network() -> Network {
     Network::around(nth_ipv6(NEXT.fetch_add(1, Ordering::Relaxed)).into(), 64)
@@ -38,11 +38,10 @@ pub fn ipv6_network() -> Network {
 #[must_use]
 pub fn host_of(network: &Network, host: u16) -> Ipv6Addr {
     let first = match network.address() {
-        std::net::IpAddr::V6(address) => address.segments(),
-        std::net::IpAddr::V4(address) => address.to_ipv6_mapped().segments(),
+        std::net::IpAddr::V6(address) => address,
+        std::net::IpAddr::V4(address) => address.to_ipv6_mapped(),
     };
-    let [a, b, c, d, e, f, g, _] = first;
-    Ipv6Addr::new(a, b, c, d, e, f, g, host)
+    Ipv6Addr::from(u128::from(first) | u128::from(host))
 }
 
 /// The documentation range's address of that number, counted round and round.

@@ -116,15 +116,17 @@ impl Scenario {
         self.in_both_kernels(source.network()).await?;
         for node in gateway.nodes() {
             let doors = gateway.doors(node, from.is_ipv4())?;
-            let before = node.entry_of(source.network()).await?.packets;
+            let before = (node.entry_of(source.network()).await?.packets, node.dropped().await?);
             for door in &doors {
                 let reach = banned.reach_from(from, door.to).await?;
                 ensure!(reach == Reach::Silence, "{from} reached {door}: {reach:?}");
                 self.passes(bystander, door).await?;
             }
-            let counted = node.entry_of(source.network()).await?.packets - before;
             let sent = u64::try_from(doors.len())?;
-            ensure!(counted >= sent, "{node} counted {counted} packets of {from}, {sent} were sent there");
+            let matched = node.entry_of(source.network()).await?.packets - before.0;
+            ensure!(matched >= sent, "{node} matched {matched} packets of {from}, {sent} were sent there");
+            let dropped = node.dropped().await? - before.1;
+            ensure!(dropped >= sent, "{node} dropped {dropped} packets, {from} sent {sent}");
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
 /// How long one command may take.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// Where the cluster is; `Err` says what is missing.
 static PLACE: LazyLock<Result<Place, String>> = LazyLock::new(look);

@@ -29,7 +29,7 @@ use crate::{
 /// How long most things may take that a test waits for, on a busy machine.
 pub const SOON: Duration = Duration::from_secs(20);
 /// How long a rollout, a failover or the start of a pod may take.
-pub const LONG: Duration = Duration::from_secs(120);
+pub const LONG: Duration = Duration::from_mins(2);
 
 /// Held by those that use the cluster, and by one alone when it disturbs the others.
 static CLUSTER: RwLock<()> = RwLock::new(());

@@ -49,7 +49,7 @@ fn both_nodes_are_ready_with_kernel_sets_and_know_their_kube_proxys() {
             scenario.lab.check_ready(node).await?;
             let status = scenario.lab.firewall(node).await?.status.unwrap_or_default();
             ensure!(status.backend == Some(ip_sentry_crd::node_firewall::Backend::Ipset), "{status:?}");
-            let mode = if node == Node::One { "iptables-legacy" } else { "nftables" };
+            let mode = if node == Node::One { "legacy" } else { "nftables" };
             eventually(SOON, "the agent knows how kube-proxy works", async || {
                 let status = scenario.lab.firewall(node).await?.status.unwrap_or_default();
                 ensure!(

@@ -1,14 +1,12 @@
 //! Installing ip-sentry and removing it, as its README says.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, ensure};
 use ip_sentry_e2e::{
     client::Reach,
     install,
     lab::kubectl,
     node::Node,
-    scenario::{Scenario, without_ip_sentry},
+    scenario::{LONG, Scenario, without_ip_sentry},
 };
 use serde_json::json;
 
@@ -86,7 +84,7 @@ fn uninstalling_works_with_a_broken_operator() {
         }});
         let patch = format!("--patch={image}");
         kubectl(&["--namespace=ip-sentry", "patch", "deployment", "ip-sentry-operator", &patch]).await?;
-        ip_sentry_e2e::eventually(Duration::from_secs(60), "no operator runs", async || {
+        ip_sentry_e2e::eventually(LONG, "no operator runs", async || {
             let pods = ip_sentry_e2e::operator::pods(&scenario.lab).await?;
             ensure!(pods.is_empty(), "{pods:?} run");
             Ok(())

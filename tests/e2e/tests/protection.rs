@@ -45,7 +45,6 @@ fn a_ban_of_the_clusters_own_addresses_is_refused_by_kubectl_apply() {
         for network in own_networks(scenario).await? {
             let mut ban = serde_json::to_value(manual(network, None)?)?;
             (ban["apiVersion"], ban["kind"]) = ("ipsentry.dev/v1alpha1".into(), "IPBan".into());
-            // Pods of a namespace that is minutes old are in a range that is known for longer.
             let output = kubectl_with(&["apply", "--filename=-"], Some(&ban.to_string())).await?;
             let errors = String::from_utf8_lossy(&output.stderr);
             ensure!(!output.status.success(), "{network} was accepted");
@@ -84,7 +83,9 @@ async fn force(scenario: &Scenario, networks: &[Network]) -> Result<()> {
 fn a_ban_of_the_cluster_itself_that_was_forced_into_storage_cuts_nothing_off() {
     alone(async |scenario: &Scenario| {
         let networks = own_networks(scenario).await?;
-        networks.iter().for_each(|&network| scenario.owns(network));
+        for &network in &networks {
+            scenario.owns(network);
+        }
         let (canary, bystander) = (scenario.client().await?, scenario.client().await?);
         let forced = force(scenario, &networks).await;
         set_action(scenario, "Deny").await?;
