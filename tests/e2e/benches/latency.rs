@@ -59,8 +59,9 @@ async fn measure(scenario: &Scenario) -> Result<()> {
 
     let detected = detected(scenario, &gateway).await?;
     table.times("log line written → packet dropped", &detected, &[(50, 100), (99, 500)]);
-    let (stored, lifted) = by_hand(scenario).await?;
-    table.times("IPBan sent to the API server → packet dropped", &stored, &[(50, 0), (99, 50)]);
+    let ByHand { sent, stored, lifted } = by_hand(scenario).await?;
+    table.times("IPBan sent to the API server → packet dropped", &sent, &[(50, 0), (99, 0)]);
+    table.times("IPBan stored (the API server has answered) → packet dropped", &stored, &[(50, 0), (99, 50)]);
     table.times("IPBan deleted → packet passes", &lifted, &[(50, 0), (99, 1_000)]);
     let crashed = crashed(scenario, &gateway).await?;
     table.times("leader killed → next source dropped", &crashed, &[(50, 0), (100, 15_000)]);
@@ -123,11 +124,20 @@ async fn detected(scenario: &Scenario, gateway: &Gateway) -> Result<Vec<Duration
     Ok(times)
 }
 
-/// From the request that stores a ban to the first dropped packet, and from the one that deletes it to the first
-/// that passes.
-async fn by_hand(scenario: &Scenario) -> Result<(Vec<Duration>, Vec<Duration>)> {
+/// What becomes of bans made by hand.
+#[derive(Default)]
+struct ByHand {
+    /// From the request that stores a ban to the first dropped packet.
+    sent: Vec<Duration>,
+    /// From the answer to that request; nothing when the packet was dropped before.
+    stored: Vec<Duration>,
+    /// From the request that deletes it to the first packet that passes.
+    lifted: Vec<Duration>,
+}
+
+async fn by_hand(scenario: &Scenario) -> Result<ByHand> {
     let (client, addresses) = many(scenario, BY_HAND).await?;
-    let (mut stored, mut lifted) = (Vec::new(), Vec::new());
+    let mut times = ByHand::default();
     for (index, &from) in addresses.iter().enumerate() {
         let door = Node::BOTH[index / 2 % 2].address(from.is_ipv4(), 9);
         let network = Network::around(from, if from.is_ipv4() { 32 } else { 64 });
@@ -136,10 +146,12 @@ async fn by_hand(scenario: &Scenario) -> Result<(Vec<Duration>, Vec<Duration>)> 
         let watched = client.inside(move || first_dropped(from, door));
         let store = async {
             let sent = Timestamp::now();
-            scenario.bans().create(&PostParams::default(), &ban).await.map(|_| sent)
+            scenario.bans().create(&PostParams::default(), &ban).await.map(|_| (sent, Timestamp::now()))
         };
-        let (dropped, sent) = futures::join!(watched, store);
-        stored.push(between(sent?, dropped??));
+        let (dropped, stored) = futures::join!(watched, store);
+        let (dropped, (sent, answered)) = (dropped??, stored?);
+        times.sent.push(between(sent, dropped));
+        times.stored.push(between(answered, dropped));
 
         let watched = client.inside(move || first_passed(from, door));
         let delete = async {
@@ -147,9 +159,9 @@ async fn by_hand(scenario: &Scenario) -> Result<(Vec<Duration>, Vec<Duration>)> 
             scenario.bans().delete(&name, &DeleteParams::default()).await.map(|_| sent)
         };
         let (passed, sent) = futures::join!(watched, delete);
-        lifted.push(between(sent?, passed??));
+        times.lifted.push(between(sent?, passed??));
     }
-    Ok((stored, lifted))
+    Ok(times)
 }
 
 /// From the end of the leader's process to the first dropped packet of a source that attacks right then.
