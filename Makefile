@@ -49,7 +49,7 @@ test-e2e: ## tests on a real cluster; one that is up is used and stays up (root)
 	@was_up=no; ! $(cluster)/cluster.sh is-up || was_up=yes; \
 	status=0; \
 	{ $(cluster)/cluster.sh up && eval "$$($(cluster)/cluster.sh env)" && \
-	  cargo test --locked -p ip-sentry-e2e; } || status=$$?; \
+	  cargo test --locked -p ip-sentry-e2e -- --test-threads=4; } || status=$$?; \
 	if [ $$was_up = no ]; then $(cluster)/cluster.sh down; $(cluster)/cluster.sh leftovers || status=1; fi; \
 	exit $$status
 bench-e2e: ## measure log line → dropped packet and the like on a real cluster (root)
