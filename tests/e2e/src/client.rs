@@ -25,6 +25,8 @@ use crate::lab;
 /// How long an attempt to connect stays unanswered until it counts as dropped. Less than the second after which a
 /// SYN is sent again, so that one attempt is one packet.
 const PATIENCE: Duration = Duration::from_millis(700);
+/// How long a try that is repeated anyway waits.
+const GLANCE: Duration = Duration::from_millis(100);
 /// How long an answer may take once connected.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -93,7 +95,17 @@ impl Client {
 
     /// Tries to connect, from one of its addresses.
     pub async fn reach_from(&self, from: IpAddr, to: SocketAddr) -> Result<Reach> {
-        Ok(match self.connect(from, to, PATIENCE).await? {
+        self.reach_within(PATIENCE, from, to).await
+    }
+
+    /// Tries to connect and gives up soon, for those who want to know when a door opens: how long one try waits in
+    /// vain is the error of what they measure.
+    pub async fn glance(&self, to: SocketAddr) -> Result<Reach> {
+        self.reach_within(GLANCE, self.address_towards(to)?, to).await
+    }
+
+    async fn reach_within(&self, patience: Duration, from: IpAddr, to: SocketAddr) -> Result<Reach> {
+        Ok(match self.connect(from, to, patience).await? {
             Ok(_) => Reach::Connected,
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Reach::Refused,
             Err(error) if error.kind() == io::ErrorKind::TimedOut => Reach::Silence,
