@@ -134,7 +134,7 @@ impl Scenario {
     /// Waits until a client gets through.
     pub async fn passes(&self, client: &Client, door: &Door) -> Result<()> {
         eventually(SOON, &format!("a client reaches {door}"), async || {
-            let reach = client.reach(door.to).await?;
+            let reach = client.glance(door.to).await?;
             ensure!(reach == door.open, "{reach:?}");
             Ok(())
         })
