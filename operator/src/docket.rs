@@ -51,6 +51,8 @@ struct Waiting {
     not_before: Instant,
     tries: u32,
     in_flight: bool,
+    /// Bans are limited, and this one has to wait for its turn.
+    held_back: bool,
 }
 
 /// Why a decision becomes no ban.
@@ -194,6 +196,7 @@ impl Docket {
                     not_before: Instant::now(),
                     tries: 0,
                     in_flight: false,
+                    held_back: false,
                 });
                 // Of two decisions about one source the one that lasts longer counts.
                 if decision.expires_at > waiting.decision.expires_at {
@@ -245,17 +248,17 @@ impl Docket {
             .collect();
         due.sort_by_key(|(_, waiting)| Reverse(waiting.decision.evidence.hits));
         let bans = self.state.bans().len();
-        let mut held_back = 0;
         for (&source, waiting) in due {
             if self.writes.len() >= MOST_WRITES {
                 break;
             }
             if bans >= MOST_BANS || !self.budget.spend(now) {
                 waiting.not_before = now + RETRY;
-                held_back += 1;
+                waiting.held_back = true;
                 continue;
             }
             waiting.in_flight = true;
+            waiting.held_back = false;
             let (publisher, policy) = (self.state.publisher.clone(), waiting.policy.key.clone());
             let decision = waiting.decision.clone();
             let offence = self.state.history.with(|history| history.next_offence(source));
@@ -263,6 +266,8 @@ impl Docket {
                 (source, publisher.publish(&policy, &decision, offence, Timestamp::now()).await)
             });
         }
+        // Those whose next turn has not come wait too: counting only the due ones would say in between that none does.
+        let held_back = self.waiting.values().filter(|waiting| waiting.held_back).count();
         self.state.held_back.store(held_back, Ordering::Relaxed);
         metrics::level(&self.state.metrics.decisions_held_back, held_back);
     }
