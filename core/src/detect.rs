@@ -13,9 +13,11 @@
 //! everything here is bounded, and nothing but the gateway's own view of the client becomes an address.
 
 pub mod catalogue;
+pub mod client_ip;
 pub mod counters;
 pub mod date;
 pub mod decision;
+pub mod escalation;
 mod forgiven;
 pub mod format;
 pub mod jail;

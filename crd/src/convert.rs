@@ -75,6 +75,7 @@ fn draft(spec: &ProbePolicySpec) -> Result<PolicyDraft, ConvertError> {
             PrivateClients::Ignore => policy::PrivateClients::Ignore,
             PrivateClients::Ban => policy::PrivateClients::Ban,
         },
+        ..PolicyDraft::default()
     })
 }
 

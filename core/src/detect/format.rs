@@ -17,6 +17,29 @@ pub enum FormatDraft {
     Preset(Preset),
     /// A regular expression with the groups `ip` and `path`, or with the address in group 1 and the path in group 2.
     Regex(String),
+    /// A JSON object a line, with the fields at these places.
+    Json(JsonDraft),
+}
+
+/// Where in a JSON object the fields are, as JSON pointers (RFC 6901) such as `/request/path`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct JsonDraft {
+    /// The client's address.
+    pub ip: String,
+    /// The request target.
+    pub path: Option<String>,
+    /// The response's status, a number or text.
+    pub status: Option<String>,
+    /// The request method.
+    pub method: Option<String>,
+    /// The host that was asked for.
+    pub host: Option<String>,
+    /// What the client says that it is.
+    pub user_agent: Option<String>,
+    /// When it was logged.
+    pub time: Option<String>,
+    /// The X-Forwarded-For header.
+    pub forwarded_for: Option<String>,
 }
 
 /// A format that ip-sentry knows.
@@ -42,6 +65,7 @@ impl Format {
         Ok(Self(match draft {
             FormatDraft::Preset(Preset::NginxCombined) => Parser::NginxCombined,
             FormatDraft::Regex(text) => Parser::Regex(Box::new(LineRegex::compile(text)?)),
+            FormatDraft::Json(_) => todo!("json"),
         }))
     }
 

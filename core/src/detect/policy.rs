@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::{
     catalogue::Catalogue,
+    client_ip::ClientIpDraft,
+    escalation::Escalation,
     format::{Format, FormatDraft, LineRegexError, Preset},
     matcher::{Matcher, PatternError},
     window::Thresholds,
@@ -35,23 +37,43 @@ pub const BAN_BOUNDS: (Duration, Duration) = (Duration::from_mins(1), Duration::
 pub struct PolicyDraft {
     /// How the log is written.
     pub format: FormatDraft,
+    /// Where the client's address is found when it isn't the peer's.
+    pub client_ip: Option<ClientIpDraft>,
     /// Whose patterns are hits; they are numbered first.
     pub catalogues: Vec<Catalogue>,
     /// More patterns that are hits.
     pub patterns: Vec<String>,
+    /// Whether every path is a hit, instead of what catalogues and patterns say.
+    pub any_path: bool,
+    /// Statuses that a hit has one of, such as `404` or `4xx`; empty: any.
+    pub statuses: Vec<String>,
+    /// Methods that a hit has one of, in capitals; empty: any.
+    pub methods: Vec<String>,
+    /// Hosts that a hit has one of, such as `shop.example.com` or `*.example.com`; empty: any.
+    pub hosts: Vec<String>,
+    /// Patterns that a hit's user agent matches one of; empty: any.
+    pub user_agents: Vec<String>,
     /// Clients that are never counted.
     pub except_cidrs: Vec<Network>,
     /// Patterns of requests that are never counted, searched in the plain target. Anchor them: the target ends with
     /// the query, and a client may write there what it likes.
     pub except_patterns: Vec<String>,
+    /// Hosts that are never counted, written as `hosts` are.
+    pub except_hosts: Vec<String>,
+    /// Patterns of user agents that are never counted. A client writes its own.
+    pub except_user_agents: Vec<String>,
     /// Hits in the window that earn a ban; 0 is off.
     pub threshold: u32,
     /// Different patterns in the window that earn a ban; 0 is off.
     pub unique_pattern_threshold: u32,
+    /// Different paths in the window that earn a ban; 0 is off.
+    pub unique_path_threshold: u32,
     /// Length of the window.
     pub window: Duration,
-    /// Length of a ban.
+    /// Length of a source's first ban.
     pub ban_duration: Duration,
+    /// How the bans after the first are longer; absent: they aren't.
+    pub escalation: Option<Escalation>,
     /// The prefix length that IPv6 clients are counted and banned by.
     pub ipv6_prefix: u8,
     /// What to make of private clients.
@@ -62,14 +84,24 @@ impl Default for PolicyDraft {
     fn default() -> Self {
         Self {
             format: FormatDraft::Preset(Preset::NginxCombined),
+            client_ip: None,
             catalogues: vec![Catalogue::Default],
             patterns: Vec::new(),
+            any_path: false,
+            statuses: Vec::new(),
+            methods: Vec::new(),
+            hosts: Vec::new(),
+            user_agents: Vec::new(),
             except_cidrs: Vec::new(),
             except_patterns: Vec::new(),
+            except_hosts: Vec::new(),
+            except_user_agents: Vec::new(),
             threshold: 3,
             unique_pattern_threshold: 2,
+            unique_path_threshold: 0,
             window: Duration::from_mins(2),
             ban_duration: Duration::from_hours(24),
+            escalation: None,
             ipv6_prefix: 64,
             private_clients: PrivateClients::Ignore,
         }

@@ -7,19 +7,43 @@ pub const MAX_LINE_BYTES: usize = 64 * 1024;
 
 /// One request, as the gateway logged it.
 ///
-/// Everything but `client`, `time` and `status` is chosen by the sender and must be treated as hostile.
+/// Everything but `client`, `time` and `status` is chosen by the sender and must be treated as hostile. What the
+/// format or the line does not have is empty.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Record<'line> {
     /// The peer that the gateway saw, never a forwarded header. IPv4-mapped IPv6 is IPv4 here.
     pub client: IpAddr,
-    /// The line's own time stamp, unread; empty where the format has none.
+    /// The line's own time stamp, unread.
     pub time: &'line [u8],
-    /// The request method; empty where the format has none.
+    /// The request method.
     pub method: &'line [u8],
     /// The request target, escaped as the gateway logs it.
     pub target: &'line [u8],
-    /// The response's status; empty where the format has none.
+    /// The response's status.
     pub status: &'line [u8],
+    /// The host that was asked for.
+    pub host: &'line [u8],
+    /// What the client says that it is.
+    pub user_agent: &'line [u8],
+    /// The X-Forwarded-For header as the gateway got it: the peer is not in it.
+    pub forwarded_for: &'line [u8],
+}
+
+impl Record<'_> {
+    /// A request of which nothing but the client is known.
+    #[must_use]
+    pub const fn of(client: IpAddr) -> Self {
+        Self {
+            client,
+            time: b"",
+            method: b"",
+            target: b"",
+            status: b"",
+            host: b"",
+            user_agent: b"",
+            forwarded_for: b"",
+        }
+    }
 }
 
 /// Why a line is no [`Record`].

@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     fn record<'a>(method: &'a [u8], target: &'a [u8], status: &'a [u8]) -> Record<'a> {
-        Record { client: Ipv4Addr::LOCALHOST.into(), time: b"", method, target, status }
+        Record { method, target, status, ..Record::of(Ipv4Addr::LOCALHOST.into()) }
     }
 
     #[test]

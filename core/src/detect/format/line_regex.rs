@@ -113,12 +113,13 @@ impl LineRegex {
             _ => None,
         };
         let optional = |index: Option<usize>| index.and_then(group).unwrap_or_default();
+        let client = group(self.ip).and_then(record::client).ok_or(RecordError::Client)?;
         Ok(Record {
-            client: group(self.ip).and_then(record::client).ok_or(RecordError::Client)?,
             target: group(self.path).filter(|path| !path.is_empty()).ok_or(RecordError::Request)?,
             time: optional(self.time),
             method: optional(self.method),
             status: optional(self.status),
+            ..Record::of(client)
         })
     }
 

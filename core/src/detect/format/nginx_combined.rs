@@ -24,7 +24,7 @@ pub(super) fn parse(line: &[u8]) -> Result<Record<'_>, RecordError> {
     // Only now, when the line is known to be of this format, is the address blamed, and then the request.
     let client = record::client(client).ok_or(RecordError::Client)?;
     let (method, target) = request_line(request).ok_or(RecordError::Request)?;
-    Ok(Record { client, time, method, target, status })
+    Ok(Record { time, method, target, status, ..Record::of(client) })
 }
 
 /// What stands left and right of the byte at `index`.
