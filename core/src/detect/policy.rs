@@ -6,7 +6,7 @@ use super::{
     catalogue::Catalogue,
     client_ip::ClientIpDraft,
     escalation::Escalation,
-    format::{Format, FormatDraft, LineRegexError, Preset},
+    format::{Format, FormatDraft, FormatError, LineRegexError, Preset},
     matcher::{Matcher, PatternError},
     window::Thresholds,
 };
@@ -121,9 +121,9 @@ pub enum PrivateClients {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PolicyError {
-    /// The log format's regular expression.
-    #[error("format.regex {0}")]
-    Format(#[from] LineRegexError),
+    /// The log format.
+    #[error(transparent)]
+    Format(#[from] FormatError),
     /// One pattern.
     #[error("{field}[{index}] {reason}")]
     Pattern {
@@ -200,10 +200,17 @@ impl Policy {
         number("ipv6PrefixLength", u32::from(draft.ipv6_prefix), widest, 128)?;
         duration("window", draft.window, WINDOW_BOUNDS)?;
         duration("banDuration", draft.ban_duration, BAN_BOUNDS)?;
+        let format = Format::compile(&draft.format)?;
+        if !draft.any_path && !format.has_path() {
+            return Err(PolicyError::Format(match draft.format {
+                FormatDraft::Json(_) => FormatError::NoPath,
+                _ => LineRegexError::NoGroup("path").into(),
+            }));
+        }
         let from_catalogues: Vec<&str> =
             draft.catalogues.iter().flat_map(|catalogue| catalogue.patterns()).copied().collect();
         Ok(Self {
-            format: Format::compile(&draft.format)?,
+            format,
             matcher: matcher("match.patterns", &from_catalogues, &draft.patterns)?,
             except_matcher: matcher("except.patterns", &[], &draft.except_patterns)?,
             except: draft.except_cidrs.iter().copied().collect(),
@@ -250,6 +257,7 @@ fn duration(field: &'static str, given: Duration, bounds: (Duration, Duration)) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::detect::format::JsonDraft;
 
     #[test]
     fn what_is_refused_names_the_field_and_what_it_may_be() {
@@ -272,6 +280,12 @@ mod tests {
             (PolicyDraft { except_patterns: vec!["a*".into()], ..draft() },
                 "except.patterns[0] matches the empty path, and so every request: say what a probe asks for"),
             (PolicyDraft { patterns: vec!["^/a".into(); 65], ..draft() }, "match.patterns has 65 patterns; 64 are allowed"),
+            (PolicyDraft { format: FormatDraft::Regex(r"^(\S+) \S+".into()), ..draft() },
+                "format.regex has no group for the path: name one (?<path>…), or without names make group 1 the address and group 2 the path"),
+            (PolicyDraft { format: FormatDraft::Json(JsonDraft { ip: "/ip".into(), ..JsonDraft::default() }), ..draft() },
+                "format.json.path is needed, unless match.anyPath is true"),
+            (PolicyDraft { format: FormatDraft::Json(JsonDraft::default()), ..draft() },
+                "format.json.ip is no JSON pointer: write /, with ~1 for a slash in a key and ~0 for a tilde"),
             (PolicyDraft { format: FormatDraft::Regex("x".into()), ..draft() },
                 "format.regex must begin with ^, or a client could write a line of its own into its user agent"),
         ];
