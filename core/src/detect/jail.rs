@@ -128,7 +128,7 @@ impl Jail {
         protected: &Networks,
     ) -> Verdict {
         self.counters.lines += 1;
-        let record = match parsed {
+        let mut record = match parsed {
             Ok(record) => record,
             Err(error) => return self.unparsed(error, line),
         };
@@ -136,6 +136,15 @@ impl Jail {
             return self.unparsed(RecordError::Time, line);
         };
         self.counters.parsed += 1;
+        if let Some(client_ip) = &self.policy.client_ip {
+            match client_ip.find(record.client, record.forwarded_for) {
+                Ok(client) => record.client = client,
+                Err(reason) => {
+                    self.counters.unknown_clients += 1;
+                    return Verdict::NoClient(reason);
+                }
+            }
+        }
         if self.is_infrastructure(record.client, line, protected) {
             return Verdict::Infrastructure(record.client);
         }

@@ -11,7 +11,8 @@ pub const MAX_LINE_BYTES: usize = 64 * 1024;
 /// format or the line does not have is empty.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Record<'line> {
-    /// The peer that the gateway saw, never a forwarded header. IPv4-mapped IPv6 is IPv4 here.
+    /// The peer that the gateway saw; a policy with `clientIP` puts the client in its place. IPv4-mapped IPv6 is IPv4
+    /// here.
     pub client: IpAddr,
     /// The line's own time stamp, unread.
     pub time: &'line [u8],

@@ -118,6 +118,11 @@ impl LineRegex {
         self.path.is_some()
     }
 
+    /// Whether there is a group for X-Forwarded-For.
+    pub(super) fn has_forwarded_for(&self) -> bool {
+        self.forwarded_for.is_some()
+    }
+
     /// Whether nothing stands left of the address but what the expression spells out.
     pub(super) fn is_address_first(&self) -> bool {
         self.is_address_first
