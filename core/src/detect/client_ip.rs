@@ -117,16 +117,9 @@ impl Iterator for Entries<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let list = self.0?;
-        let entry = match memrchr(b',', list) {
-            Some(comma) => {
-                self.0 = Some(&list[..comma]);
-                &list[comma + 1..]
-            }
-            None => {
-                self.0 = None;
-                list
-            }
-        };
+        let comma = memrchr(b',', list);
+        self.0 = comma.map(|comma| &list[..comma]);
+        let entry = &list[comma.map_or(0, |comma| comma + 1)..];
         // Nothing at all, or what logs write for it, is a list of none.
         if self.0.is_none() && matches!(entry.trim_ascii(), b"" | b"-") {
             return None;

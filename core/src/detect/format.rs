@@ -192,4 +192,6 @@ fn is_message(line: &[u8]) -> bool {
 }
 
 #[cfg(test)]
+mod forged;
+#[cfg(test)]
 mod tests;

@@ -209,4 +209,4 @@ fn split_at(bytes: &[u8], index: Option<usize>) -> Option<(&[u8], &[u8])> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -124,7 +124,7 @@ fn the_headers_behind_the_status_are_read_as_far_as_they_go() {
         (r#" 612 "-" "curl/8" 462 0.050 [up] "10.0.0.9""#,   "curl/8",    ""),
         (r#" - "" "" "10.0.0.9""#,                           "",          "10.0.0.9"),
         // Apache escapes quotes
-        (r#" 612 "a\" \"b\" \"c" "d\\" "10.0.0.9""#,         r#"d\\"#,    "10.0.0.9"),
+        (r#" 612 "a\" \"b\" \"c" "d\\" "10.0.0.9""#,         r"d\\",      "10.0.0.9"),
         // cut short, or another format
         (r#" 612 "-" "curl/8" "10.0.0"#,                     "curl/8",    ""),
         (r#" 612 "-" "curl/8"#,                              "",          ""),

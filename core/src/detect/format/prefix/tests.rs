@@ -6,7 +6,7 @@ const LINE: &str = r#"203.0.113.7 - - [22/Nov/2026:10:00:00 +0000] "GET / HTTP/1
 
 /// What can stand in front of a line, and the time that it tells.
 #[rustfmt::skip]
-const TABLE: [(&str, &str); 19] = [
+pub(in crate::detect::format) const TABLE: [(&str, &str); 19] = [
     ("2026-11-22T10:00:00.123456789Z stdout F ",                     "2026-11-22T10:00:00.123456789Z"),
     ("2026-11-22T10:00:00.123456789+01:00 stderr F ",                "2026-11-22T10:00:00.123456789+01:00"),
     ("2026-11-22T10:00:00.123456789Z ",                              "2026-11-22T10:00:00.123456789Z"),
