@@ -9,7 +9,9 @@ pub struct Counters {
     pub lines: u64,
     /// Lines that a request was read from.
     pub parsed: u64,
-    /// Of these, requests whose client is a protected address: a node, a load balancer, the cluster itself.
+    /// Of these, requests whose X-Forwarded-For does not say for certain who the client is: none of them counts.
+    pub unknown_clients: u64,
+    /// Requests whose client is a protected address: a node, a load balancer, the cluster itself.
     pub protected_clients: u64,
     /// Requests whose client is a private or special address that is not protected.
     pub private_clients: u64,

@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::record::RecordError;
+use super::{client_ip::NoClient, record::RecordError};
 use crate::net::Source;
 
 /// The most samples that evidence holds.
@@ -18,6 +18,8 @@ pub const MAX_TEXT_CHARS: usize = 256;
 pub enum Verdict {
     /// No request could be read from it.
     Unparsed(RecordError),
+    /// A request of which nobody knows whose it was: not even the peer's, which is a proxy.
+    NoClient(NoClient),
     /// A request that no pattern matches.
     Miss,
     /// A request that matches, but that the policy exempts.

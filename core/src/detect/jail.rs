@@ -113,8 +113,22 @@ impl Jail {
     ///
     /// `at` is when it was logged; without it the line's own time counts. `protected` is never banned.
     pub fn observe(&mut self, at: Option<Timestamp>, line: &[u8], protected: &Networks) -> Verdict {
+        // Records borrow from the format that read them.
+        let mut format = std::mem::take(&mut self.policy.format);
+        let verdict = self.judge(format.parse(line), at, line, protected);
+        self.policy.format = format;
+        verdict
+    }
+
+    fn judge(
+        &mut self,
+        parsed: Result<Record<'_>, RecordError>,
+        at: Option<Timestamp>,
+        line: &[u8],
+        protected: &Networks,
+    ) -> Verdict {
         self.counters.lines += 1;
-        let record = match self.policy.format.parse(line) {
+        let mut record = match parsed {
             Ok(record) => record,
             Err(error) => return self.unparsed(error, line),
         };
@@ -122,6 +136,15 @@ impl Jail {
             return self.unparsed(RecordError::Time, line);
         };
         self.counters.parsed += 1;
+        if let Some(client_ip) = &self.policy.client_ip {
+            match client_ip.find(record.client, record.forwarded_for) {
+                Ok(client) => record.client = client,
+                Err(reason) => {
+                    self.counters.unknown_clients += 1;
+                    return Verdict::NoClient(reason);
+                }
+            }
+        }
         if self.is_infrastructure(record.client, line, protected) {
             return Verdict::Infrastructure(record.client);
         }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::{
     catalogue::Catalogue,
-    client_ip::ClientIpDraft,
+    client_ip::{ClientIp, ClientIpDraft, ClientIpError},
     escalation::Escalation,
-    format::{Format, FormatDraft, LineRegexError, Preset},
+    format::{Format, FormatDraft, FormatError, LineRegexError, Preset},
     matcher::{Matcher, PatternError},
     window::Thresholds,
 };
@@ -121,9 +121,12 @@ pub enum PrivateClients {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PolicyError {
-    /// The log format's regular expression.
-    #[error("format.regex {0}")]
-    Format(#[from] LineRegexError),
+    /// The log format.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// Where the client's address is.
+    #[error(transparent)]
+    ClientIp(#[from] ClientIpError),
     /// One pattern.
     #[error("{field}[{index}] {reason}")]
     Pattern {
@@ -176,6 +179,7 @@ pub enum PolicyError {
 #[derive(Clone, Debug)]
 pub struct Policy {
     pub(super) format: Format,
+    pub(super) client_ip: Option<ClientIp>,
     pub(super) matcher: Matcher,
     pub(super) except_matcher: Matcher,
     pub(super) except: Networks,
@@ -200,10 +204,25 @@ impl Policy {
         number("ipv6PrefixLength", u32::from(draft.ipv6_prefix), widest, 128)?;
         duration("window", draft.window, WINDOW_BOUNDS)?;
         duration("banDuration", draft.ban_duration, BAN_BOUNDS)?;
+        let mut format = Format::compile(&draft.format)?;
+        if !draft.any_path && !format.has_path() {
+            return Err(PolicyError::Format(match draft.format {
+                FormatDraft::Json(_) => FormatError::NoPath,
+                _ => LineRegexError::NoGroup("path").into(),
+            }));
+        }
+        let client_ip = draft.client_ip.as_ref().map(ClientIp::compile).transpose()?;
+        if client_ip.is_some() && !format.has_forwarded_for() {
+            return Err(ClientIpError::NoHeader.into());
+        }
+        format.want_headers(
+            client_ip.is_some() || !draft.user_agents.is_empty() || !draft.except_user_agents.is_empty(),
+        );
         let from_catalogues: Vec<&str> =
             draft.catalogues.iter().flat_map(|catalogue| catalogue.patterns()).copied().collect();
         Ok(Self {
-            format: Format::compile(&draft.format)?,
+            format,
+            client_ip,
             matcher: matcher("match.patterns", &from_catalogues, &draft.patterns)?,
             except_matcher: matcher("except.patterns", &[], &draft.except_patterns)?,
             except: draft.except_cidrs.iter().copied().collect(),
@@ -250,10 +269,16 @@ fn duration(field: &'static str, given: Duration, bounds: (Duration, Duration)) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::detect::{client_ip::ClientIpHeader, format::JsonDraft};
 
     #[test]
     fn what_is_refused_names_the_field_and_what_it_may_be() {
         let draft = PolicyDraft::default;
+        let hops = |trusted_hops| ClientIpDraft {
+            header: ClientIpHeader::XForwardedFor,
+            trusted_hops,
+            trusted_proxies: Vec::new(),
+        };
         #[rustfmt::skip]
         let table = [
             (PolicyDraft { catalogues: vec![], ..draft() },
@@ -272,6 +297,18 @@ mod tests {
             (PolicyDraft { except_patterns: vec!["a*".into()], ..draft() },
                 "except.patterns[0] matches the empty path, and so every request: say what a probe asks for"),
             (PolicyDraft { patterns: vec!["^/a".into(); 65], ..draft() }, "match.patterns has 65 patterns; 64 are allowed"),
+            (PolicyDraft { format: FormatDraft::Regex(r"^(\S+) \S+".into()), ..draft() },
+                "format.regex has no group for the path: name one (?<path>…), or without names make group 1 the address and group 2 the path"),
+            (PolicyDraft { format: FormatDraft::Json(JsonDraft { ip: "/ip".into(), ..JsonDraft::default() }), ..draft() },
+                "format.json.path is needed, unless match.anyPath is true"),
+            (PolicyDraft { format: FormatDraft::Json(JsonDraft::default()), ..draft() },
+                "format.json.ip is no JSON pointer: write /, with ~1 for a slash in a key and ~0 for a tilde"),
+            (PolicyDraft { client_ip: Some(hops(0)), ..draft() },
+                "clientIP needs trustedHops or trustedProxies: all else in the header is what clients write"),
+            (PolicyDraft { client_ip: Some(hops(33)), ..draft() },
+                "clientIP.trustedHops is 33; it goes from 1 to 32"),
+            (PolicyDraft { client_ip: Some(hops(1)), format: FormatDraft::Regex(r"^(\S+) (\S+)".into()), ..draft() },
+                "clientIP needs the X-Forwarded-For header, which the format does not have: add forwardedFor to it"),
             (PolicyDraft { format: FormatDraft::Regex("x".into()), ..draft() },
                 "format.regex must begin with ^, or a client could write a line of its own into its user agent"),
         ];

@@ -1,4 +1,4 @@
-//! What a line of a log says about one request, borrowed from the line.
+//! What a line of a log says about one request, borrowed from the line and from whoever read it.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -11,7 +11,8 @@ pub const MAX_LINE_BYTES: usize = 64 * 1024;
 /// format or the line does not have is empty.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Record<'line> {
-    /// The peer that the gateway saw, never a forwarded header. IPv4-mapped IPv6 is IPv4 here.
+    /// The peer that the gateway saw; a policy with `clientIP` puts the client in its place. IPv4-mapped IPv6 is IPv4
+    /// here.
     pub client: IpAddr,
     /// The line's own time stamp, unread.
     pub time: &'line [u8],
@@ -68,6 +69,9 @@ pub enum RecordError {
     /// The caller has no time stamp and the line none that is understood.
     #[error("the line has no time stamp that is understood, such as 20/Mar/2026:10:00:00 +0000")]
     Time,
+    /// The runtime cut a longer line, and this is its beginning, its middle or its end.
+    #[error("the line is a piece of a longer one, which the container runtime cut")]
+    Piece,
     /// Of no format, but the gateway's own words: what nginx writes to its error log, which is in the same
     /// container's log.
     #[error("the line is a message of the gateway itself, not a request")]
@@ -76,8 +80,16 @@ pub enum RecordError {
 
 impl RecordError {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Empty, Self::TooLong, Self::Shape, Self::Client, Self::Request, Self::Time, Self::Message];
+    pub const ALL: [Self; 8] = [
+        Self::Empty,
+        Self::TooLong,
+        Self::Shape,
+        Self::Client,
+        Self::Request,
+        Self::Time,
+        Self::Piece,
+        Self::Message,
+    ];
 
     /// A short fixed name, for a metric's label.
     #[must_use]
@@ -89,6 +101,7 @@ impl RecordError {
             Self::Client => "client",
             Self::Request => "request",
             Self::Time => "time",
+            Self::Piece => "piece",
             Self::Message => "message",
         }
     }

@@ -4,7 +4,7 @@
 //! ASCII. The expression must be anchored with `^`, or a line inside a line could speak for another client.
 
 use regex::bytes::{CaptureLocations, Regex, RegexBuilder};
-use regex_syntax::hir::Look;
+use regex_syntax::hir::{Hir, HirKind, Look};
 
 use super::steps::Steps;
 use crate::detect::record::{self, Record, RecordError};
@@ -16,7 +16,7 @@ const MAX_BYTES: usize = 1024;
 const MAX_COMPILED_BYTES: usize = 1 << 20;
 
 /// The names that a group may have.
-const GROUPS: [&str; 7] = ["ip", "path", "status", "method", "host", "userAgent", "time"];
+const GROUPS: [&str; 8] = ["ip", "path", "status", "method", "host", "userAgent", "time", "forwardedFor"];
 
 /// Why an expression can't be a format.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -35,7 +35,7 @@ pub enum LineRegexError {
     #[error("must begin with ^, or a client could write a line of its own into its user agent")]
     NotAnchored,
     /// A group of a name that means nothing.
-    #[error("has a group named {0}; the names are ip, path, status, method, host, userAgent, time")]
+    #[error("has a group named {0}; the names are {names}", names = GROUPS.join(", "))]
     UnknownGroup(String),
     /// No group for the address or the path.
     #[error(
@@ -57,10 +57,14 @@ pub(super) struct LineRegex {
     /// Beginning and end of each group in the present line.
     marks: Vec<usize>,
     ip: usize,
-    path: usize,
+    path: Option<usize>,
     status: Option<usize>,
     method: Option<usize>,
+    host: Option<usize>,
+    user_agent: Option<usize>,
     time: Option<usize>,
+    forwarded_for: Option<usize>,
+    is_address_first: bool,
 }
 
 impl LineRegex {
@@ -91,17 +95,37 @@ impl LineRegex {
         let group = |wanted: &str| named.iter().find(|(_, name)| *name == wanted).map(|&(index, _)| index);
         // Without any name the groups count by their place.
         let by_place = |place: usize| (named.is_empty() && regex.captures_len() > place).then_some(place);
+        let ip = group("ip").or_else(|| by_place(1)).ok_or(LineRegexError::NoGroup("ip"))?;
         Ok(Self {
-            ip: group("ip").or_else(|| by_place(1)).ok_or(LineRegexError::NoGroup("ip"))?,
-            path: group("path").or_else(|| by_place(2)).ok_or(LineRegexError::NoGroup("path"))?,
+            ip,
+            path: group("path").or_else(|| by_place(2)),
             status: group("status"),
             method: group("method"),
+            host: group("host"),
+            user_agent: group("userAgent"),
             time: group("time"),
+            forwarded_for: group("forwardedFor"),
+            is_address_first: begins_with_group(&hir, ip),
             steps: Steps::compile(&hir),
             groups: regex.capture_locations(),
             marks: vec![ABSENT; 2 * regex.captures_len()],
             regex,
         })
+    }
+
+    /// Whether there is a group for the path.
+    pub(super) fn has_path(&self) -> bool {
+        self.path.is_some()
+    }
+
+    /// Whether there is a group for X-Forwarded-For.
+    pub(super) fn has_forwarded_for(&self) -> bool {
+        self.forwarded_for.is_some()
+    }
+
+    /// Whether nothing stands left of the address but what the expression spells out.
+    pub(super) fn is_address_first(&self) -> bool {
+        self.is_address_first
     }
 
     pub(super) fn parse<'line>(&mut self, line: &'line [u8]) -> Result<Record<'line>, RecordError> {
@@ -114,12 +138,19 @@ impl LineRegex {
         };
         let optional = |index: Option<usize>| index.and_then(group).unwrap_or_default();
         let client = group(self.ip).and_then(record::client).ok_or(RecordError::Client)?;
+        let target = optional(self.path);
+        if self.path.is_some() && target.is_empty() {
+            return Err(RecordError::Request);
+        }
         Ok(Record {
-            target: group(self.path).filter(|path| !path.is_empty()).ok_or(RecordError::Request)?,
+            client,
             time: optional(self.time),
             method: optional(self.method),
+            target,
             status: optional(self.status),
-            ..Record::of(client)
+            host: optional(self.host),
+            user_agent: optional(self.user_agent),
+            forwarded_for: optional(self.forwarded_for),
         })
     }
 
@@ -137,6 +168,17 @@ impl LineRegex {
         }
         is_match
     }
+}
+
+/// Whether an expression is `^`, then perhaps literals, and then the group of that number.
+fn begins_with_group(hir: &Hir, wanted: usize) -> bool {
+    let HirKind::Concat(parts) = hir.kind() else { return false };
+    let mut parts = parts
+        .iter()
+        .skip_while(|part| matches!(part.kind(), HirKind::Look(Look::Start) | HirKind::Literal(_)));
+    parts
+        .next()
+        .is_some_and(|part| matches!(part.kind(), HirKind::Capture(group) if group.index as usize == wanted))
 }
 
 #[cfg(test)]
@@ -164,6 +206,45 @@ mod tests {
     }
 
     #[test]
+    fn every_named_group_becomes_its_field() {
+        let text = r#"^(?<ip>\S+) "(?<forwardedFor>[^"]*)" \[(?<time>[^]]+)\] (?<host>\S+) (?<method>\S+) (?<path>\S+) (?<status>\d+) "(?<userAgent>[^"]*)""#;
+        let record = compiled(text)
+            .parse(br#"203.0.113.7 "198.51.100.1, 192.0.2.1" [1774000800.1] a.example GET /b 404 "c d""#)
+            .unwrap();
+        let expect = Record {
+            time: b"1774000800.1",
+            method: b"GET",
+            target: b"/b",
+            status: b"404",
+            host: b"a.example",
+            user_agent: b"c d",
+            forwarded_for: b"198.51.100.1, 192.0.2.1",
+            ..Record::of("203.0.113.7".parse().unwrap())
+        };
+        assert_eq!(record, expect);
+        let only_ip = r"^sshd: Failed password for .* from (?<ip>\S+)$";
+        let record = compiled(only_ip).parse(b"sshd: Failed password for root from 203.0.113.7").unwrap();
+        assert_eq!(record, Record::of("203.0.113.7".parse().unwrap()));
+    }
+
+    #[test]
+    fn the_address_is_first_where_only_literals_are_left_of_it() {
+        #[rustfmt::skip]
+        let table = [
+            (PREDECESSOR,                                true),
+            (r"^(?<ip>\S+) (?<path>\S+)",                true),
+            (r"^client=\[(?<ip>[^]]+)\] (?<path>\S+)",   true),
+            (r"^(?<host>\S+) (?<ip>\S+) (?<path>\S+)",   false),
+            (r"^\S+ (?<ip>\S+) (?<path>\S+)",            false),
+            (r"^(?:x )?(?<ip>\S+) (?<path>\S+)",         false),
+            (r"^((?<ip>\S+)) (?<path>\S+)",              false),
+        ];
+        for (text, expect) in table {
+            assert_eq!(compiled(text).is_address_first(), expect, "expression {text}");
+        }
+    }
+
+    #[test]
     fn bytes_that_are_no_text_do_not_hide_a_request() {
         let line = b"203.0.113.7 - \xfe [\xff] \"GET /.env?\xff\xc0 HTTP/1.1\" 404 1";
         assert_eq!(compiled(PREDECESSOR).parse(line).unwrap().target, b"/.env?\xff\xc0");
@@ -177,9 +258,8 @@ mod tests {
             (r"(\S+) (\S+)",              "must begin with ^, or a client could write a line of its own into its user agent"),
             (r"(?m)^(\S+) (\S+)",         "must begin with ^, or a client could write a line of its own into its user agent"),
             (r"^(\S+) (\S+)|(\S+) x",     "must begin with ^, or a client could write a line of its own into its user agent"),
-            (r"^(\S+) \S+",               "has no group for the path: name one (?<path>…), or without names make group 1 the address and group 2 the path"),
             (r"^(?<path>\S+) (\S+)",      "has no group for the ip: name one (?<ip>…), or without names make group 1 the address and group 2 the path"),
-            (r"^(?<ip>\S+) (?<url>\S+)",  "has a group named url; the names are ip, path, status, method, host, userAgent, time"),
+            (r"^(?<ip>\S+) (?<url>\S+)",  "has a group named url; the names are ip, path, status, method, host, userAgent, time, forwardedFor"),
             (r"^(\w{999}) (\w{999}){99}", "takes more than 1048576 bytes when compiled: use smaller repetitions"),
         ];
         for (given, expect) in table {

@@ -5,9 +5,12 @@
 //! 203.0.113.7 - - [20/Mar/2026:10:00:00 +0000] "GET /index.html HTTP/1.1" 200 612 "-" "curl/8.5.0"
 //! ```
 //!
-//! The client chooses `$remote_user`, `$request` and all after `$status`. nginx writes each byte of them that is a
-//! quote, a backslash, below 0x20 or above 0x7e as `\xHH`, so that the first quote of a line is always the one that
-//! opens the request and the next the one that closes it. Nothing to the right of the status is read.
+//! nginx's usual `main` has `"$http_x_forwarded_for"` behind the user agent.
+//!
+//! The client chooses `$remote_user`, `$request` and the headers. nginx writes each byte of them that is a quote, a
+//! backslash, below 0x20 or above 0x7e as `\xHH`, so that the first quote of a line is always the one that opens the
+//! request and the next the one that closes it, and so on with the headers. (A log of `escape=none` has no such
+//! promise: there the headers say nothing.) They are read only where the policy asks for them.
 
 use memchr::{memchr, memmem, memrchr};
 
@@ -16,15 +19,17 @@ use crate::detect::record::{self, Record, RecordError};
 /// The longest name of a method that is taken for one, in bytes.
 const MAX_METHOD_BYTES: usize = 32;
 
-pub(super) fn parse(line: &[u8]) -> Result<Record<'_>, RecordError> {
+/// Reads a line; its headers only where they are wanted.
+pub(super) fn parse(line: &[u8], wants_headers: bool) -> Result<Record<'_>, RecordError> {
     let (client, rest) = split_at(line, memchr(b' ', line)).ok_or(RecordError::Shape)?;
     let (time, rest) = time(rest).ok_or(RecordError::Shape)?;
     let (request, rest) = split_at(rest, closing_quote(rest)).ok_or(RecordError::Shape)?;
-    let status = status(rest).ok_or(RecordError::Shape)?;
+    let (status, rest) = status(rest).ok_or(RecordError::Shape)?;
     // Only now, when the line is known to be of this format, is the address blamed, and then the request.
     let client = record::client(client).ok_or(RecordError::Client)?;
     let (method, target) = request_line(request).ok_or(RecordError::Request)?;
-    Ok(Record { time, method, target, status, ..Record::of(client) })
+    let (user_agent, forwarded_for) = if wants_headers { headers(rest) } else { (&b""[..], &b""[..]) };
+    Ok(Record { time, method, target, status, user_agent, forwarded_for, ..Record::of(client) })
 }
 
 /// What stands left and right of the byte at `index`.
@@ -67,13 +72,13 @@ fn is_escaped(before: &[u8]) -> bool {
     before.iter().rev().take_while(|&&byte| byte == b'\\').count() % 2 == 1
 }
 
-/// ` 404` and then nothing more, or a space.
-fn status(rest: &[u8]) -> Option<&[u8]> {
+/// ` 404` and then nothing more, or a space: the status, and what follows.
+fn status(rest: &[u8]) -> Option<(&[u8], &[u8])> {
     match rest {
         [b' ', a, b, c, tail @ ..]
             if [a, b, c].iter().all(|byte| byte.is_ascii_digit()) && matches!(tail, [] | [b' ', ..]) =>
         {
-            Some(&rest[1..4])
+            Some((&rest[1..4], tail))
         }
         _ => None,
     }
@@ -92,6 +97,25 @@ fn request_line(request: &[u8]) -> Option<(&[u8], &[u8])> {
     };
     let target = &rest[..end];
     (is_method && !target.is_empty()).then_some((method, target))
+}
+
+/// ` 612 "referer" "user agent" "forwarded for"` → the last two, each empty where it is absent.
+fn headers(rest: &[u8]) -> (&[u8], &[u8]) {
+    let user_agent = || {
+        let size = rest.get(1..)?;
+        let (size, rest) = size.split_at(memchr(b' ', size)?);
+        let is_size = size == b"-" || size.iter().all(u8::is_ascii_digit);
+        let (_referer, rest) = quoted(rest).filter(|_| is_size)?;
+        quoted(rest)
+    };
+    let Some((user_agent, rest)) = user_agent() else { return (b"", b"") };
+    (user_agent, quoted(rest).map_or(b"", |(forwarded_for, _)| forwarded_for))
+}
+
+/// ` "text"` → the text, and what follows the quote.
+fn quoted(rest: &[u8]) -> Option<(&[u8], &[u8])> {
+    let text = rest.strip_prefix(b" \"")?;
+    split_at(text, closing_quote(text))
 }
 
 #[cfg(test)]

@@ -1,7 +1,11 @@
 use std::time::Duration;
 
 use super::*;
-use crate::detect::{format::FormatDraft, policy::PolicyDraft};
+use crate::detect::{
+    client_ip::{ClientIpDraft, ClientIpHeader, NoClient},
+    format::FormatDraft,
+    policy::PolicyDraft,
+};
 
 fn at(text: &str) -> Timestamp {
     format!("2026-11-22T{text}Z").parse().unwrap()
@@ -234,6 +238,37 @@ fn a_pardon_for_a_network_holds_for_all_in_it() {
 }
 
 #[test]
+fn behind_proxies_the_client_counts_and_never_the_proxy_or_a_guess() {
+    let client_ip = ClientIpDraft {
+        header: ClientIpHeader::XForwardedFor,
+        trusted_hops: 0,
+        trusted_proxies: vec!["192.0.2.0/24".parse().unwrap()],
+    };
+    let mut jail = jail(&PolicyDraft { client_ip: Some(client_ip), ..PolicyDraft::default() });
+    #[rustfmt::skip]
+    let table = [
+        ("192.0.2.1",   "203.0.113.7",               Verdict::Counted),
+        ("192.0.2.1",   "198.51.100.9, 192.0.2.2",   Verdict::Counted),
+        ("192.0.2.1",   "192.0.2.2",                 Verdict::NoClient(NoClient::TooShort)),
+        ("192.0.2.1",   "198.51.100.9, unknown",     Verdict::NoClient(NoClient::Unreadable)),
+        ("192.0.2.1",   "10.0.0.1",                  Verdict::Infrastructure("10.0.0.1".parse().unwrap())),
+        ("203.0.113.8", "198.51.100.9",              Verdict::Counted), // the peer: it is no proxy
+    ];
+    for (peer, header, expect) in table {
+        let mut line = line(peer, "/.env");
+        line.extend_from_slice(format!(r#" "{header}""#).as_bytes());
+        assert_eq!(
+            jail.observe(Some(at("10:00:00")), &line, &Networks::default()),
+            expect,
+            "{peer} {header}"
+        );
+    }
+    let counters = jail.counters();
+    assert_eq!((counters.parsed, counters.unknown_clients, counters.private_clients), (6, 2, 1));
+    assert_eq!(jail.tracked(), 3);
+}
+
+#[test]
 fn without_a_stamp_the_line_s_own_time_counts() {
     let mut jail = jail(&PolicyDraft::default());
     let none = Networks::default();
@@ -260,7 +295,7 @@ fn junk_is_counted_by_reason_and_shown_without_secrets() {
         jail.observe(Some(at("10:00:00")), line, &Networks::default());
     }
     let unparsed = RecordError::ALL.map(|reason| jail.counters().unparsed(reason));
-    assert_eq!(unparsed, [1, 1, 2, 0, 0, 0, 0]);
+    assert_eq!(unparsed, [1, 1, 2, 0, 0, 0, 0, 0]);
     assert_eq!(jail.counters().parsed, 0);
     let sample = jail.unparsed_sample().unwrap();
     assert_eq!(sample, r"time=\x22x\x22 GET /a?... \x1B[31m \x22/c?...\x22 end");

@@ -2,6 +2,10 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn parse(line: &[u8]) -> Result<Record<'_>, RecordError> {
+    super::parse(line, true)
+}
+
 /// The client, method, target and status of a line, in words.
 fn read(line: &str) -> Result<String, RecordError> {
     let record = parse(line.as_bytes())?;
@@ -108,6 +112,39 @@ fn a_user_name_does_not_move_the_time_or_the_request() {
     assert_eq!((record.time, record.target), (&b"21/Mar/2026:10:00:00 +0000"[..], &b"/home"[..]));
 }
 
+#[test]
+fn the_headers_behind_the_status_are_read_as_far_as_they_go() {
+    const LINE: &str = r#"203.0.113.7 - - [20/Mar/2026:10:00:00 +0000] "GET / HTTP/1.1" 404"#;
+    #[rustfmt::skip]
+    let table = [
+        (r#" 612 "-" "curl/8" "198.51.100.9, 10.0.0.1""#,   "curl/8",    "198.51.100.9, 10.0.0.1"),
+        (r#" 612 "-" "curl/8" "-""#,                         "curl/8",    "-"),
+        (r#" 612 "-" "curl/8" "" "x""#,                      "curl/8",    ""),
+        (r#" 612 "-" "curl/8""#,                             "curl/8",    ""),
+        (r#" 612 "-" "curl/8" 462 0.050 [up] "10.0.0.9""#,   "curl/8",    ""),
+        (r#" - "" "" "10.0.0.9""#,                           "",          "10.0.0.9"),
+        // Apache escapes quotes
+        (r#" 612 "a\" \"b\" \"c" "d\\" "10.0.0.9""#,         r"d\\",      "10.0.0.9"),
+        // cut short, or another format
+        (r#" 612 "-" "curl/8" "10.0.0"#,                     "curl/8",    ""),
+        (r#" 612 "-" "curl/8"#,                              "",          ""),
+        (r#" 612 - "curl/8" "10.0.0.9""#,                    "",          ""),
+        (r#" 612 "-"  "curl/8" "10.0.0.9""#,                 "",          ""),
+        (r#" "-" "curl/8" "10.0.0.9""#,                      "",          ""),
+        (" 612",                                             "",          ""),
+        (" ",                                                "",          ""),
+        ("",                                                 "",          ""),
+    ];
+    for (rest, user_agent, forwarded_for) in table {
+        let line = format!("{LINE}{rest}");
+        let record = parse(line.as_bytes()).unwrap();
+        let got = (record.user_agent, record.forwarded_for);
+        assert_eq!(got, (user_agent.as_bytes(), forwarded_for.as_bytes()), "rest {rest}");
+        let without = super::parse(line.as_bytes(), false).unwrap();
+        assert_eq!(without, Record { user_agent: b"", forwarded_for: b"", ..record });
+    }
+}
+
 /// What nginx writes for bytes that a client sent (`escape=default`, `ngx_http_log_escape`).
 fn escaped(bytes: &[u8]) -> String {
     let escape = |&byte: &u8| match byte {
@@ -126,7 +163,7 @@ proptest! {
     ) {
         let (user, path, agent) = (escaped(&user), escaped(&path), escaped(&agent));
         let line = format!(
-            r#"203.0.113.7 - {user} [20/Mar/2026:10:00:00 +0000] "GET /{path} HTTP/1.1" 200 612 "{agent}" "{agent}""#
+            r#"203.0.113.7 - {user} [20/Mar/2026:10:00:00 +0000] "GET /{path} HTTP/1.1" 200 612 "{agent}" "{agent}" "{agent}, 192.0.2.1""#
         );
         let record = parse(line.as_bytes()).unwrap();
         prop_assert_eq!(record.client.to_string(), "203.0.113.7");
@@ -134,6 +171,8 @@ proptest! {
         let target = format!("/{path}");
         prop_assert_eq!(record.target, target.as_bytes());
         prop_assert_eq!(record.status, b"200");
+        prop_assert_eq!(record.user_agent, agent.as_bytes());
+        prop_assert!(record.forwarded_for.ends_with(b", 192.0.2.1"));
     }
 
     #[test]

@@ -1,0 +1,22 @@
+//! The formats that ip-sentry knows, one row each.
+
+use super::nginx_combined;
+use crate::detect::record::{Record, RecordError};
+
+/// A format that ip-sentry knows.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Preset {
+    /// nginx's `combined`, and what begins like it: the common log format, NGINX Gateway Fabric, ingress-nginx.
+    NginxCombined,
+}
+
+/// Reads a line, and the user agent and X-Forwarded-For only if asked to where that takes longer.
+pub(super) type Parse = for<'line> fn(&'line [u8], bool) -> Result<Record<'line>, RecordError>;
+
+impl Preset {
+    pub(super) const fn parse(self) -> Parse {
+        match self {
+            Self::NginxCombined => nginx_combined::parse,
+        }
+    }
+}
