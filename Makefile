@@ -27,7 +27,7 @@ demo: ## a real cluster with ip-sentry in it: a probe, its ban, its packets drop
 demo-down: cluster-down ## end the demo's cluster; nothing of it stays
 
 ##@ Test
-test_steps := versions packages fmt-check lint deny layers test-unit test-netns test-e2e
+test_steps := versions packages fmt-check lint deny layers test-unit fuzz-short test-netns test-e2e
 test: ## every test there is, with the time each step takes (root; 40 min the first time, then 15)
 	@if [ -n "$$($(cluster)/cluster.sh leftovers)" ]; then echo "a lab's cluster is up: it is ended"; $(cluster)/cluster.sh down; fi
 	@times=; \
@@ -40,6 +40,10 @@ test: ## every test there is, with the time each step takes (root; 40 min the fi
 test-unit: ## unit and property tests, and those against a fake API server
 	cargo test --locked --workspace --exclude ip-sentry-e2e --lib --bins
 	cargo test --locked --workspace --exclude ip-sentry-e2e --doc
+fuzz: ## fuzz every parser, each for FUZZ_SECONDS (default 60); FUZZ_TARGETS names some of fuzz/targets
+	fuzz/run.sh $(or $(FUZZ_SECONDS),60) $(FUZZ_TARGETS)
+fuzz-short:
+	fuzz/run.sh 6
 test-netns: ## tests with the real kernel in network namespaces, and with a real API server (root)
 	@IP_SENTRY_K8SLAB=$$($(cluster)/kubernetes/build.sh); export IP_SENTRY_K8SLAB; \
 	echo "cargo test, the crates' tests/ folders"; \
@@ -60,8 +64,10 @@ bench-e2e: ## measure log line → dropped packet and the like on a real cluster
 ##@ Check
 fmt: ## format the code
 	cargo fmt --all
+	cargo fmt --manifest-path fuzz/Cargo.toml
 fmt-check:
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 lint: ## clippy, with warnings as errors
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 deny: $(deny) ## licences, sources and banned crates; advisories where their database can be reached
@@ -119,5 +125,5 @@ cluster-down: ## end it; nothing of it stays
 help: ## this list
 	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## /{printf "  %-13s %s\n", $$1, $$2}' Makefile
 
-.PHONY: demo demo-down test test-unit test-netns test-e2e bench-e2e fmt fmt-check lint deny layers versions packages \
+.PHONY: demo demo-down test test-unit fuzz fuzz-short test-netns test-e2e bench-e2e fmt fmt-check lint deny layers versions packages \
   binaries images manifests install uninstall cluster-up cluster-down help

@@ -207,6 +207,10 @@ impl Literals {
         loop {
             self.automaton.find_overlapping(input.clone(), &mut state);
             let Some(found) = state.get_match() else { return };
+            // Anchored too, it tells of every literal that ends here, also of those that began further on.
+            if anchored.is_anchored() && found.start() > 0 {
+                continue;
+            }
             best.candidate(self.pattern[found.pattern().as_usize()]);
         }
     }

@@ -10,6 +10,7 @@ set -euo pipefail
 
 wanted='
 /usr/bin/cc                       gcc
+/usr/bin/c++                      g++
 /usr/include/stdio.h              libc6-dev
 curl                              curl
 git                               git

@@ -47,6 +47,8 @@ fn time(rest: &[u8]) -> Option<(&[u8], &[u8])> {
     if let Some(after) = rest.strip_prefix(b"- - [")
         && let Some(end) = memchr(b']', after)
         && after[end..].starts_with(b"] \"")
+        // Or the user is called `- [a`.
+        && memchr(b'[', &after[..end]).is_none()
     {
         return Some((&after[..end], &after[end + 3..]));
     }

@@ -71,6 +71,14 @@ fn a_pattern_is_found_with_its_place_and_its_assertions() {
 }
 
 #[test]
+fn a_literal_inside_another_is_not_taken_for_one_at_the_start() {
+    let mut matcher = Matcher::new(&["^/setup", r"^/wp-admin/setup\.php$", "^/wp-admin/setup"]).unwrap();
+    assert_eq!(matcher.find(b"/wp-admin/setup"), Some(2));
+    let mut matcher = Matcher::new(&["^/setup", r"^/wp-admin/setup\.php$"]).unwrap();
+    assert_eq!(matcher.find(b"/wp-admin/setup-guide"), None);
+}
+
+#[test]
 fn the_default_catalogue_is_the_predecessor_s() {
     let patterns = Catalogue::Default.patterns();
     let mut matcher = Matcher::new(patterns).unwrap();

@@ -106,10 +106,17 @@ fn no_field_that_a_client_controls_becomes_an_address() {
 
 #[test]
 fn a_user_name_does_not_move_the_time_or_the_request() {
-    let line =
-        format!(r#"203.0.113.7 - {FAKE} [21/Mar/2026:10:00:00 +0000] "GET /home HTTP/1.1" 200 1 "-" "-""#);
-    let record = parse(line.as_bytes()).unwrap();
-    assert_eq!((record.time, record.target), (&b"21/Mar/2026:10:00:00 +0000"[..], &b"/home"[..]));
+    for user in [FAKE, "- [", "- [20/Mar/2026:10:00:00 +0000", "- - [x"] {
+        let line = format!(
+            r#"203.0.113.7 - {user} [21/Mar/2026:10:00:00 +0000] "GET /home HTTP/1.1" 200 1 "-" "-""#
+        );
+        let record = parse(line.as_bytes()).unwrap();
+        assert_eq!(
+            (record.time, record.target),
+            (&b"21/Mar/2026:10:00:00 +0000"[..], &b"/home"[..]),
+            "{line}"
+        );
+    }
 }
 
 #[test]
