@@ -6,8 +6,11 @@
 //! 2. [`format`] reads a line into a [`record::Record`], or says why it is none.
 //! 3. [`target`] brings the request target into the one form that patterns are written for.
 //! 4. [`matcher`] finds the pattern that the target is a hit on.
-//! 5. `window` counts the hits of one source, and says when they are enough.
-//! 6. [`jail`] does all of this for one policy and makes a [`decision::Decision`].
+//! 5. `judge` asks all of this and what narrows or exempts, and says whether the request is a hit. [`explain`] tells
+//!    a person why.
+//! 6. `window` counts the hits of one source, and says when they are enough.
+//! 7. [`jail`] does all of this for one policy and makes a [`decision::Decision`].
+//! 8. [`escalation`] says how long its ban lasts.
 //!
 //! The caller brings bytes and time stamps. Whoever sends requests to a gateway chooses most of those bytes, so
 //! everything here is bounded, and nothing but the gateway's own view of the client becomes an address.
@@ -18,13 +21,20 @@ pub mod counters;
 pub mod date;
 pub mod decision;
 pub mod escalation;
+mod exceptions;
+pub mod explain;
 mod forgiven;
 pub mod format;
+mod hosts;
 pub mod jail;
+mod judge;
 pub mod matcher;
+pub mod narrowing;
+mod paths;
 pub mod policy;
 pub mod record;
 mod samples;
 mod sources;
+mod tally;
 pub mod target;
 mod window;

@@ -151,7 +151,7 @@ mod tests {
             (json!({"format": {}}),                                "spec.format: give exactly one"),
             (json!({"except": {"cidrs": ["10.0.0.1"]}}),           "spec.except.cidrs[0]: write the prefix length too"),
             (json!({"match": {"patterns": ["^/a", "("]}}),         "spec.match.patterns[1]"),
-            (json!({"format": {"regex": "^(\\S+) only"}}),         "spec.format.regex"),
+            (json!({"format": {"regex": "(\\S+) only"}}),          "spec.format.regex"),
         ];
         for (spec, message) in table {
             let spec: ProbePolicySpec = serde_json::from_value(spec).unwrap();

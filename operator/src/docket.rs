@@ -85,6 +85,7 @@ impl Moot {
 /// Whether a decision has become pointless, from what is known right now.
 fn moot(
     decision: &Decision,
+    expires_at: Timestamp,
     bans: &Bans,
     memory: Memory,
     is_protected: bool,
@@ -96,17 +97,23 @@ fn moot(
     let enforced = bans.active(source, now);
     if is_protected {
         Some(Moot::Protected)
-    } else if enforced.is_some_and(|ban| ban.expires_at.is_none_or(|end| end >= decision.expires_at)) {
+    } else if enforced.is_some_and(|ban| ban.expires_at.is_none_or(|end| end >= expires_at)) {
         Some(Moot::Enforced)
     } else if lifting.is_some_and(|lifted| decision.evidence.first_seen <= lifted + DELETION_SLACK) {
         Some(Moot::Lifted)
-    } else if decision.expires_at <= now {
+    } else if expires_at <= now {
         Some(Moot::Over)
     } else if !policy_enforces {
         Some(Moot::PolicyGone)
     } else {
         None
     }
+}
+
+/// When a decision's ban would end, after those that its source had.
+fn expires_at(state: &State, decision: &Decision) -> Timestamp {
+    let offence = state.history.with(|history| history.next_offence(decision.source));
+    decision.expires_at(u32::try_from(offence).unwrap_or(1))
 }
 
 /// The decisions that wait, one a source.
@@ -179,7 +186,7 @@ impl Docket {
             }
             Outcome::Earned(decision) if !policy.enforces() => {
                 state.tell_if_leading(&policy, What::WouldBan, None, || {
-                    let end = decision.expires_at;
+                    let end = expires_at(state, &decision);
                     let (hits, reason) = (decision.evidence.hits, &decision.reason);
                     format!("Shadow: {} would be banned until {end}: {hits} hits, {reason}", decision.source)
                 });
@@ -199,7 +206,7 @@ impl Docket {
                     held_back: false,
                 });
                 // Of two decisions about one source the one that lasts longer counts.
-                if decision.expires_at > waiting.decision.expires_at {
+                if expires_at(state, &decision) > expires_at(state, &waiting.decision) {
                     waiting.policy = policy;
                     waiting.decision = decision;
                 }
@@ -222,7 +229,8 @@ impl Docket {
             };
             let is_protected = exempts || state.protected().overlaps(&network);
             let memory = state.history.with(|history| history.get(decision.source));
-            let moot = moot(decision, &state.bans(), memory, is_protected, enforces, now);
+            let expires_at = expires_at(&state, decision);
+            let moot = moot(decision, expires_at, &state.bans(), memory, is_protected, enforces, now);
             if let Some(moot) = moot {
                 Metrics::count(&state.metrics.decisions_dropped, moot.label());
                 if moot == Moot::Protected {
@@ -321,7 +329,7 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
-    use ip_sentry_core::detect::decision::Evidence;
+    use ip_sentry_core::detect::{decision::Evidence, escalation::BanTime};
 
     use super::*;
     use crate::bans::Ban;
@@ -335,7 +343,7 @@ mod tests {
             source: "203.0.113.7/32".parse().unwrap(),
             reason: String::new(),
             evidence: Evidence { hits: 3, first_seen: at(90), last_seen: at(100), samples: Vec::new() },
-            expires_at: at(200),
+            ban_time: BanTime { first: Duration::from_secs(100), escalation: None },
         }
     }
 
@@ -370,7 +378,11 @@ mod tests {
                 bans.listed(ban);
             }
             bans.list_done();
-            assert_eq!(moot(&decision(), &bans, memory, protected, enforces, at(now)), expect, "row {index}");
+            assert_eq!(
+                moot(&decision(), at(200), &bans, memory, protected, enforces, at(now)),
+                expect,
+                "row {index}"
+            );
         }
     }
 }

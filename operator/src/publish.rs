@@ -111,12 +111,12 @@ enum Taken {
     Beside,
 }
 
-fn taken(existing: &Ban, decision: &Decision, now: Timestamp) -> Taken {
+fn taken(existing: &Ban, expires_at: Timestamp, now: Timestamp) -> Taken {
     if existing.deleting_since.is_some() {
         Taken::Wait
     } else if existing.is_active(now) {
         match existing.expires_at {
-            Some(end) if existing.origin == Origin::Detected && end < decision.expires_at => Taken::Extend,
+            Some(end) if existing.origin == Origin::Detected && end < expires_at => Taken::Extend,
             _ => Taken::Done,
         }
     } else if existing.is_managed {
@@ -148,21 +148,22 @@ impl Publisher {
         now: Timestamp,
     ) -> Result<Published, PublishError> {
         let name = decision.source.ban_name();
+        let expires_at = expires_at(decision, offence);
         let Some(existing) = self.create(&ban(&name, policy, decision, offence), decision.source).await?
         else {
             return Ok(Published::Created);
         };
-        match taken(&existing, decision, now) {
+        match taken(&existing, expires_at, now) {
             Taken::Done => Ok(Published::AlreadyEnforced),
             Taken::Wait => Ok(Published::NameTaken),
-            Taken::Extend => self.extend(&existing, decision).await,
+            Taken::Extend => self.extend(&existing, decision.source, expires_at).await,
             Taken::Beside => {
                 let beside = ban(&detected_name(&name), policy, decision, offence);
                 match self.create(&beside, decision.source).await? {
                     None => Ok(Published::Created),
-                    Some(existing) => match taken(&existing, decision, now) {
+                    Some(existing) => match taken(&existing, expires_at, now) {
                         Taken::Done => Ok(Published::AlreadyEnforced),
-                        Taken::Extend => self.extend(&existing, decision).await,
+                        Taken::Extend => self.extend(&existing, decision.source, expires_at).await,
                         Taken::Wait | Taken::Beside => Ok(Published::NameTaken),
                     },
                 }
@@ -188,17 +189,27 @@ impl Publisher {
     }
 
     /// Raises the end, never lowers it: the version that was read is a precondition.
-    async fn extend(&self, existing: &Ban, decision: &Decision) -> Result<Published, PublishError> {
+    async fn extend(
+        &self,
+        existing: &Ban,
+        source: Source,
+        expires_at: Timestamp,
+    ) -> Result<Published, PublishError> {
         let patch = json!({
             "metadata": {"resourceVersion": existing.resource_version},
-            "spec": {"expiresAt": Time(decision.expires_at)},
+            "spec": {"expiresAt": Time(expires_at)},
         });
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
         match self.api.patch(&existing.name, &params, &Patch::Merge(patch)).await {
             Ok(_) => Ok(Published::Extended),
-            Err(error) => Err(PublishError::from_api(decision.source, error)),
+            Err(error) => Err(PublishError::from_api(source, error)),
         }
     }
+}
+
+/// When the ban ends, as the source's `offence`-th.
+fn expires_at(decision: &Decision, offence: i32) -> Timestamp {
+    decision.expires_at(u32::try_from(offence).unwrap_or(1))
 }
 
 /// The object, complete: this one write enforces it.
@@ -207,7 +218,7 @@ fn ban(name: &str, policy: &PolicyKey, decision: &Decision, offence: i32) -> IPB
     let spec = IPBanSpec {
         cidr: decision.source.to_string(),
         origin: Origin::Detected,
-        expires_at: Some(Time(decision.expires_at)),
+        expires_at: Some(Time(expires_at(decision, offence))),
         reason: Some(decision.reason.clone()),
         policy_ref: Some(PolicyRef { namespace: policy.namespace.clone(), name: policy.name.clone() }),
         offence: Some(offence),
@@ -226,7 +237,9 @@ fn ban(name: &str, policy: &PolicyKey, decision: &Decision, offence: i32) -> IPB
 
 #[cfg(test)]
 mod tests {
-    use ip_sentry_core::detect::decision;
+    use std::time::Duration;
+
+    use ip_sentry_core::detect::{decision, escalation::BanTime};
 
     use super::*;
 
@@ -244,7 +257,7 @@ mod tests {
                 last_seen: at(100),
                 samples: vec!["GET /wp-admin/ 404".into()],
             },
-            expires_at: at(200),
+            ban_time: BanTime { first: Duration::from_secs(100), escalation: None },
         }
     }
 
@@ -267,7 +280,7 @@ mod tests {
             (manual,                                                      160, Taken::Beside),
         ];
         for (existing, now, then) in table {
-            assert_eq!(taken(&existing, &decision(), at(now)), then, "{existing:?}");
+            assert_eq!(taken(&existing, at(200), at(now)), then, "{existing:?}");
         }
     }
 

@@ -85,12 +85,13 @@ impl State {
             offence
         });
         let evidence = &decision.evidence;
+        let end = decision.expires_at(u32::try_from(offence).unwrap_or(1));
         tracing::info!(
             ban = %source, policy = policy.key.name, namespace = policy.key.namespace, reason = decision.reason,
-            hits = evidence.hits, offence, until = %decision.expires_at, "banned"
+            hits = evidence.hits, offence, until = %end, "banned"
         );
         self.tell_if_leading(policy, What::IPBanned, Some(&source.ban_name()), || {
-            let (hits, reason, end) = (evidence.hits, &decision.reason, decision.expires_at);
+            let (hits, reason) = (evidence.hits, &decision.reason);
             format!("{source} is banned until {end}: {hits} hits, {reason}, offence {offence}")
         });
     }

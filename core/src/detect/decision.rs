@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{client_ip::NoClient, record::RecordError};
+use super::{client_ip::NoClient, escalation::BanTime, record::RecordError};
 use crate::net::Source;
 
 /// The most samples that evidence holds.
@@ -20,7 +20,7 @@ pub enum Verdict {
     Unparsed(RecordError),
     /// A request of which nobody knows whose it was: not even the peer's, which is a proxy.
     NoClient(NoClient),
-    /// A request that no pattern matches.
+    /// A request that is none of those that the policy looks for.
     Miss,
     /// A request that matches, but that the policy exempts.
     Excepted,
@@ -44,12 +44,28 @@ pub enum Verdict {
 pub struct Decision {
     /// Whom to ban.
     pub source: Source,
-    /// The lowest-numbered pattern that the last line matched, of at most [`MAX_TEXT_CHARS`].
+    /// What the last line was a hit on, of at most [`MAX_TEXT_CHARS`]: the lowest-numbered pattern that it matched, or
+    /// what the policy looks for in any path, such as `any path, status 404`.
     pub reason: String,
     /// What speaks against the source.
     pub evidence: Evidence,
-    /// When the ban ends: the policy's ban duration after the newest hit, rounded up to a whole second.
-    pub expires_at: Timestamp,
+    /// How long the ban is to last, which depends on how many there were before.
+    pub ban_time: BanTime,
+}
+
+impl Decision {
+    /// How long the ban lasts if it is the source's `offence`-th, counted from 1.
+    #[must_use]
+    pub fn length(&self, offence: u32) -> Duration {
+        self.ban_time.length(self.source, offence)
+    }
+
+    /// When the ban ends if it is the source's `offence`-th, counted from 1: its length after the newest hit, rounded
+    /// up to a whole second.
+    #[must_use]
+    pub fn expires_at(&self, offence: u32) -> Timestamp {
+        expiry(self.evidence.last_seen, self.length(offence))
+    }
 }
 
 /// The hits of one window.
@@ -68,8 +84,8 @@ pub struct Evidence {
 }
 
 /// The end of a ban that starts at `last_seen`, in whole seconds and never early.
-pub(super) fn expiry(last_seen: Timestamp, ban_duration: Duration) -> Timestamp {
-    let length = SignedDuration::try_from(ban_duration).unwrap_or(SignedDuration::MAX);
+fn expiry(last_seen: Timestamp, length: Duration) -> Timestamp {
+    let length = SignedDuration::try_from(length).unwrap_or(SignedDuration::MAX);
     let end = last_seen.checked_add(length).unwrap_or(Timestamp::MAX);
     let second =
         if end.subsec_nanosecond() > 0 { end.as_second().saturating_add(1) } else { end.as_second() };

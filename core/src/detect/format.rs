@@ -3,6 +3,7 @@
 //! A preset is a parser of its own, one file each; anything else is the policy's own regular expression or JSON
 //! pointers.
 
+mod fields;
 mod json;
 mod line_regex;
 mod nginx_combined;
@@ -10,12 +11,17 @@ mod prefix;
 mod presets;
 mod steps;
 
+pub use self::{
+    fields::{Field, Fields},
+    json::JsonPointerError,
+    line_regex::LineRegexError,
+    presets::Preset,
+};
 use self::{
     json::JsonLines,
     line_regex::LineRegex,
     prefix::{Bare, Prefixes},
 };
-pub use self::{json::JsonPointerError, line_regex::LineRegexError, presets::Preset};
 use super::record::{MAX_LINE_BYTES, Record, RecordError};
 
 /// A format as a policy names it.
@@ -52,6 +58,23 @@ pub struct JsonDraft {
     pub forwarded_for: Option<String>,
 }
 
+impl JsonDraft {
+    fn fields(&self) -> Fields {
+        let pointers = [
+            (Field::Path, &self.path),
+            (Field::Status, &self.status),
+            (Field::Method, &self.method),
+            (Field::Host, &self.host),
+            (Field::UserAgent, &self.user_agent),
+            (Field::Time, &self.time),
+            (Field::ForwardedFor, &self.forwarded_for),
+        ];
+        pointers
+            .into_iter()
+            .fold(Fields::default(), |all, (field, pointer)| all.with(field, pointer.is_some()))
+    }
+}
+
 /// Why a draft can't be a [`Format`]. Fields are named as in a ProbePolicy's spec.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -71,6 +94,7 @@ pub enum FormatError {
 #[derive(Clone, Debug)]
 pub struct Format {
     parser: Parser,
+    fields: Fields,
     prefixes: Prefixes,
     wants_headers: bool,
 }
@@ -82,25 +106,19 @@ enum Parser {
     Json(Box<JsonLines>),
 }
 
-impl Default for Format {
-    fn default() -> Self {
-        Self::with(Parser::Preset(Preset::NginxCombined.parse()))
-    }
-}
-
 impl Format {
     /// Compiles a draft.
     pub fn compile(draft: &FormatDraft) -> Result<Self, FormatError> {
-        let parser = match draft {
-            FormatDraft::Preset(preset) => Parser::Preset(preset.parse()),
-            FormatDraft::Regex(text) => Parser::Regex(Box::new(LineRegex::compile(text)?)),
-            FormatDraft::Json(draft) => Parser::Json(Box::new(JsonLines::compile(draft)?)),
+        let (parser, fields) = match draft {
+            FormatDraft::Preset(preset) => (Parser::Preset(preset.parse()), preset.fields()),
+            FormatDraft::Regex(text) => {
+                let regex = LineRegex::compile(text)?;
+                let fields = regex.fields();
+                (Parser::Regex(Box::new(regex)), fields)
+            }
+            FormatDraft::Json(draft) => (Parser::Json(Box::new(JsonLines::compile(draft)?)), draft.fields()),
         };
-        Ok(Self::with(parser))
-    }
-
-    fn with(parser: Parser) -> Self {
-        Self { parser, prefixes: Prefixes::default(), wants_headers: true }
+        Ok(Self { parser, fields, prefixes: Prefixes::default(), wants_headers: true })
     }
 
     /// Whether records must say the user agent and X-Forwarded-For: with a preset it is quicker when they need not.
@@ -108,22 +126,9 @@ impl Format {
         self.wants_headers = wants_headers;
     }
 
-    /// Whether it can say who the proxies in front saw.
-    pub(super) fn has_forwarded_for(&self) -> bool {
-        match &self.parser {
-            Parser::Preset(_) => true,
-            Parser::Regex(regex) => regex.has_forwarded_for(),
-            Parser::Json(json) => json.has_forwarded_for(),
-        }
-    }
-
-    /// Whether it can say what was asked for.
-    pub(super) fn has_path(&self) -> bool {
-        match &self.parser {
-            Parser::Preset(_) => true,
-            Parser::Regex(regex) => regex.has_path(),
-            Parser::Json(json) => json.has_path(),
-        }
+    /// Which parts of a request its records may have.
+    pub(super) fn fields(&self) -> Fields {
+        self.fields
     }
 
     /// Reads one line, without its newline. What others wrote in front of it is left out.

@@ -135,6 +135,12 @@ impl Matcher {
             .and_then(|index| u16::try_from(index).ok())
     }
 
+    /// Whether all patterns of `other` are among these.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        other.patterns.iter().all(|pattern| self.number(&pattern.text).is_some())
+    }
+
     /// The lowest-numbered pattern that matches.
     pub fn find(&mut self, target: &[u8]) -> Option<u16> {
         let Self { patterns, at_start, anywhere, others, tried } = self;

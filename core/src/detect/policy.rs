@@ -5,18 +5,21 @@ use std::time::Duration;
 use super::{
     catalogue::Catalogue,
     client_ip::{ClientIp, ClientIpDraft, ClientIpError},
-    escalation::Escalation,
-    format::{Format, FormatDraft, FormatError, LineRegexError, Preset},
+    escalation::{BanTime, Escalation, FACTOR_BOUNDS},
+    exceptions::Exceptions,
+    format::{Field, Fields, Format, FormatDraft, FormatError, LineRegexError, Preset},
+    hosts::Hosts,
+    judge::Rules,
     matcher::{Matcher, PatternError},
+    narrowing::{self, EntryError, Narrowing},
+    paths::Paths,
+    target::Normaliser,
     window::Thresholds,
 };
-use crate::{
-    net::{Network, WIDEST_V6_PREFIX},
-    networks::Networks,
-};
+use crate::net::{Network, WIDEST_V6_PREFIX};
 
-/// The most patterns that a policy may write itself, in each of its two lists.
-pub const MAX_PATTERNS: usize = 64;
+/// The most entries that a policy may write in each of its lists of patterns, statuses, methods and hosts.
+pub const MAX_ENTRIES: usize = 64;
 
 /// The highest threshold for hits.
 pub const MAX_THRESHOLD: u32 = 10_000;
@@ -24,10 +27,13 @@ pub const MAX_THRESHOLD: u32 = 10_000;
 /// The highest threshold for different patterns.
 pub const MAX_UNIQUE_PATTERNS: u32 = 1_000;
 
+/// The highest threshold for different paths.
+pub const MAX_UNIQUE_PATHS: u32 = 1_000;
+
 /// The shortest and the longest window.
 pub const WINDOW_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_hours(24));
 
-/// The shortest and the longest ban.
+/// The shortest and the longest ban, and memory of one.
 pub const BAN_BOUNDS: (Duration, Duration) = (Duration::from_mins(1), Duration::from_hours(8760));
 
 /// A policy as it is written.
@@ -137,20 +143,63 @@ pub enum PolicyError {
         /// What is wrong.
         reason: PatternError,
     },
-    /// More patterns than allowed.
-    #[error("{field} has {given} patterns; {MAX_PATTERNS} are allowed")]
-    TooManyPatterns {
+    /// One entry of another list.
+    #[error("{field}[{index}] {reason}")]
+    Entry {
+        /// Which list.
+        field: &'static str,
+        /// Which place in it, from 0.
+        index: usize,
+        /// What is wrong.
+        reason: EntryError,
+    },
+    /// More entries than allowed.
+    #[error("{field} has {given} entries; {MAX_ENTRIES} are allowed")]
+    TooManyEntries {
         /// Which list.
         field: &'static str,
         /// How many there are.
         given: usize,
     },
-    /// Neither a catalogue nor a pattern.
-    #[error("match says of no request that it is a hit: name a catalogue or write a pattern")]
+    /// Something is asked of requests that the format can't tell.
+    #[error(
+        "{field} asks for the {needs} of a request, which the format does not have: add it there or leave {field} out"
+    )]
+    NoField {
+        /// Which field of the policy asks.
+        field: &'static str,
+        /// For what.
+        needs: Field,
+    },
+    /// Neither a catalogue nor a pattern, nor every path.
+    #[error("match says of no request that it is a hit: name a catalogue, write a pattern or set anyPath")]
     NothingMatches,
+    /// Every path, and also some.
+    #[error("match.anyPath makes every path a hit: leave out catalogues and patterns, or anyPath")]
+    AnyPathAndPatterns,
     /// Nothing could ever earn a ban.
-    #[error("threshold and uniquePatternThreshold are both 0, so that nothing earns a ban: set one of them")]
+    #[error(
+        "threshold, uniquePatternThreshold and uniquePathThreshold are all 0, so that nothing earns a ban: set one of them"
+    )]
     EveryThresholdOff,
+    /// Nothing could ever earn a ban, since there are too few patterns.
+    #[error(
+        "uniquePatternThreshold is {threshold}, and match has only {patterns} to be different: lower it or set another threshold"
+    )]
+    TooFewPatterns {
+        /// How many different ones earn a ban.
+        threshold: u32,
+        /// How many there are.
+        patterns: usize,
+    },
+    /// The bans after the first would be shorter.
+    #[error("escalation.maxDuration is {}s, shorter than banDuration, {}s", max.as_secs_f64(), ban.as_secs_f64())]
+    Descalation {
+        /// The longest ban.
+        max: Duration,
+        /// The first ban.
+        ban: Duration,
+    },
     /// A number out of bounds.
     #[error("{field} is {given}; it goes from {least} to {most}")]
     Number {
@@ -179,70 +228,113 @@ pub enum PolicyError {
 #[derive(Clone, Debug)]
 pub struct Policy {
     pub(super) format: Format,
-    pub(super) client_ip: Option<ClientIp>,
-    pub(super) matcher: Matcher,
-    pub(super) except_matcher: Matcher,
-    pub(super) except: Networks,
-    pub(super) thresholds: Thresholds,
-    pub(super) ban_duration: Duration,
-    pub(super) ipv6_prefix: u8,
-    pub(super) private_clients: PrivateClients,
+    pub(super) rules: Rules,
 }
 
 impl Policy {
     /// Checks and compiles a draft.
     pub fn compile(draft: &PolicyDraft) -> Result<Self, PolicyError> {
-        if draft.catalogues.is_empty() && draft.patterns.is_empty() {
-            return Err(PolicyError::NothingMatches);
-        }
-        if draft.threshold == 0 && draft.unique_pattern_threshold == 0 {
-            return Err(PolicyError::EveryThresholdOff);
-        }
+        let thresholds = thresholds(draft)?;
+        let ban_time = ban_time(draft)?;
         let widest = u32::from(WIDEST_V6_PREFIX);
-        number("threshold", draft.threshold, 0, MAX_THRESHOLD)?;
-        number("uniquePatternThreshold", draft.unique_pattern_threshold, 0, MAX_UNIQUE_PATTERNS)?;
-        number("ipv6PrefixLength", u32::from(draft.ipv6_prefix), widest, 128)?;
-        duration("window", draft.window, WINDOW_BOUNDS)?;
-        duration("banDuration", draft.ban_duration, BAN_BOUNDS)?;
+        number("ipv6PrefixLength", u32::from(draft.ipv6_prefix), (widest, 128))?;
         let mut format = Format::compile(&draft.format)?;
-        if !draft.any_path && !format.has_path() {
-            return Err(PolicyError::Format(match draft.format {
-                FormatDraft::Json(_) => FormatError::NoPath,
-                _ => LineRegexError::NoGroup("path").into(),
-            }));
+        let fields = format.fields();
+        let paths = paths(draft, fields)?;
+        if thresholds.unique_paths > 0 {
+            list("uniquePathThreshold", thresholds.unique_paths, Field::Path, fields)?;
+        }
+        let others_are_off = thresholds.hits == 0 && thresholds.unique_paths == 0;
+        if others_are_off && thresholds.unique_patterns > paths.len() {
+            let threshold = draft.unique_pattern_threshold;
+            return Err(PolicyError::TooFewPatterns { threshold, patterns: paths.len() });
         }
         let client_ip = draft.client_ip.as_ref().map(ClientIp::compile).transpose()?;
-        if client_ip.is_some() && !format.has_forwarded_for() {
+        if client_ip.is_some() && !fields.has(Field::ForwardedFor) {
             return Err(ClientIpError::NoHeader.into());
         }
         format.want_headers(
             client_ip.is_some() || !draft.user_agents.is_empty() || !draft.except_user_agents.is_empty(),
         );
-        let from_catalogues: Vec<&str> =
-            draft.catalogues.iter().flat_map(|catalogue| catalogue.patterns()).copied().collect();
-        Ok(Self {
-            format,
+        let rules = Rules {
             client_ip,
-            matcher: matcher("match.patterns", &from_catalogues, &draft.patterns)?,
-            except_matcher: matcher("except.patterns", &[], &draft.except_patterns)?,
-            except: draft.except_cidrs.iter().copied().collect(),
-            thresholds: Thresholds {
-                hits: draft.threshold as usize,
-                unique_patterns: draft.unique_pattern_threshold as usize,
-                // Bounded above to a day: far from overflow.
-                window: i64::try_from(draft.window.as_micros()).unwrap_or(i64::MAX),
-            },
-            ban_duration: draft.ban_duration,
+            paths,
+            narrowing: Narrowing::compile(draft, fields)?,
+            except: Exceptions::compile(draft, fields)?,
+            thresholds,
+            ban_time,
             ipv6_prefix: draft.ipv6_prefix,
             private_clients: draft.private_clients,
-        })
+            normaliser: Normaliser::default(),
+        };
+        Ok(Self { format, rules })
     }
 }
 
-fn matcher(field: &'static str, from_catalogues: &[&str], own: &[String]) -> Result<Matcher, PolicyError> {
-    if own.len() > MAX_PATTERNS {
-        return Err(PolicyError::TooManyPatterns { field, given: own.len() });
+fn thresholds(draft: &PolicyDraft) -> Result<Thresholds, PolicyError> {
+    let given = [draft.threshold, draft.unique_pattern_threshold, draft.unique_path_threshold];
+    if given == [0, 0, 0] {
+        return Err(PolicyError::EveryThresholdOff);
     }
+    number("threshold", draft.threshold, (0, MAX_THRESHOLD))?;
+    number("uniquePatternThreshold", draft.unique_pattern_threshold, (0, MAX_UNIQUE_PATTERNS))?;
+    number("uniquePathThreshold", draft.unique_path_threshold, (0, MAX_UNIQUE_PATHS))?;
+    duration("window", draft.window, WINDOW_BOUNDS)?;
+    let [hits, unique_patterns, unique_paths] = given.map(|threshold| threshold as usize);
+    // Bounded above to a day: far from overflow.
+    let window = i64::try_from(draft.window.as_micros()).unwrap_or(i64::MAX);
+    Ok(Thresholds { hits, unique_patterns, unique_paths, window })
+}
+
+fn ban_time(draft: &PolicyDraft) -> Result<BanTime, PolicyError> {
+    let ban = draft.ban_duration;
+    duration("banDuration", ban, BAN_BOUNDS)?;
+    if let Some(Escalation { factor, max_duration: max, memory }) = draft.escalation {
+        number("escalation.factor", factor, FACTOR_BOUNDS)?;
+        duration("escalation.maxDuration", max, BAN_BOUNDS)?;
+        duration("escalation.memory", memory, BAN_BOUNDS)?;
+        if max < ban {
+            return Err(PolicyError::Descalation { max, ban });
+        }
+    }
+    Ok(BanTime { first: ban, escalation: draft.escalation })
+}
+
+fn paths(draft: &PolicyDraft, fields: Fields) -> Result<Paths, PolicyError> {
+    let has_patterns = !draft.catalogues.is_empty() || !draft.patterns.is_empty();
+    match (draft.any_path, has_patterns) {
+        (false, false) => Err(PolicyError::NothingMatches),
+        (true, true) => Err(PolicyError::AnyPathAndPatterns),
+        (false, true) if !fields.has(Field::Path) => Err(PolicyError::Format(match draft.format {
+            FormatDraft::Json(_) => FormatError::NoPath,
+            _ => LineRegexError::NoGroup("path").into(),
+        })),
+        (true, false) => Ok(Paths::Any(format!("any path{}", narrowing::in_words(draft)).into())),
+        (false, true) => {
+            let from_catalogues: Vec<&str> =
+                draft.catalogues.iter().flat_map(|catalogue| catalogue.patterns()).copied().collect();
+            Ok(Paths::Matching(matcher("match.patterns", &from_catalogues, &draft.patterns)?))
+        }
+    }
+}
+
+/// Checks that a list of so many entries can be asked of what a format has.
+pub(super) fn list(
+    field: &'static str,
+    length: usize,
+    needs: Field,
+    fields: Fields,
+) -> Result<(), PolicyError> {
+    if length > 0 && !fields.has(needs) { Err(PolicyError::NoField { field, needs }) } else { Ok(()) }
+}
+
+/// Compiles a policy's own patterns after those of its catalogues.
+pub(super) fn matcher(
+    field: &'static str,
+    from_catalogues: &[&str],
+    own: &[String],
+) -> Result<Matcher, PolicyError> {
+    entries(field, own)?;
     let all: Vec<&str> = from_catalogues.iter().copied().chain(own.iter().map(String::as_str)).collect();
     Matcher::new(&all).map_err(|(index, reason)| {
         // Catalogues compile (a test sees to it), so the index is one of the policy's own.
@@ -250,7 +342,19 @@ fn matcher(field: &'static str, from_catalogues: &[&str], own: &[String]) -> Res
     })
 }
 
-fn number(field: &'static str, given: u32, least: u32, most: u32) -> Result<(), PolicyError> {
+/// Reads a list of hosts.
+pub(super) fn hosts(field: &'static str, names: &[String]) -> Result<Hosts, PolicyError> {
+    entries(field, names)?;
+    Hosts::new(names).map_err(|index| PolicyError::Entry { field, index, reason: EntryError::Host })
+}
+
+/// Checks the length of a list.
+pub(super) fn entries(field: &'static str, entries: &[String]) -> Result<(), PolicyError> {
+    let given = entries.len();
+    if given > MAX_ENTRIES { Err(PolicyError::TooManyEntries { field, given }) } else { Ok(()) }
+}
+
+fn number(field: &'static str, given: u32, (least, most): (u32, u32)) -> Result<(), PolicyError> {
     if (least..=most).contains(&given) {
         Ok(())
     } else {
@@ -267,58 +371,4 @@ fn duration(field: &'static str, given: Duration, bounds: (Duration, Duration)) 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::detect::{client_ip::ClientIpHeader, format::JsonDraft};
-
-    #[test]
-    fn what_is_refused_names_the_field_and_what_it_may_be() {
-        let draft = PolicyDraft::default;
-        let hops = |trusted_hops| ClientIpDraft {
-            header: ClientIpHeader::XForwardedFor,
-            trusted_hops,
-            trusted_proxies: Vec::new(),
-        };
-        #[rustfmt::skip]
-        let table = [
-            (PolicyDraft { catalogues: vec![], ..draft() },
-                "match says of no request that it is a hit: name a catalogue or write a pattern"),
-            (PolicyDraft { threshold: 0, unique_pattern_threshold: 0, ..draft() },
-                "threshold and uniquePatternThreshold are both 0, so that nothing earns a ban: set one of them"),
-            (PolicyDraft { threshold: 10_001, ..draft() },                "threshold is 10001; it goes from 0 to 10000"),
-            (PolicyDraft { unique_pattern_threshold: 1_001, ..draft() },  "uniquePatternThreshold is 1001; it goes from 0 to 1000"),
-            (PolicyDraft { ipv6_prefix: 24, ..draft() },                  "ipv6PrefixLength is 24; it goes from 32 to 128"),
-            (PolicyDraft { ipv6_prefix: 129, ..draft() },                 "ipv6PrefixLength is 129; it goes from 32 to 128"),
-            (PolicyDraft { window: Duration::ZERO, ..draft() },           "window is 0s; it goes from 1s to 86400s"),
-            (PolicyDraft { window: Duration::MAX, ..draft() },            "window is 18446744073709552000s; it goes from 1s to 86400s"),
-            (PolicyDraft { ban_duration: Duration::from_millis(1500), ..draft() }, "banDuration is 1.5s; it goes from 60s to 31536000s"),
-            (PolicyDraft { patterns: vec!["^/a".into(), "(".into()], ..draft() },
-                "match.patterns[1] does not compile: unclosed group, at character 1"),
-            (PolicyDraft { except_patterns: vec!["a*".into()], ..draft() },
-                "except.patterns[0] matches the empty path, and so every request: say what a probe asks for"),
-            (PolicyDraft { patterns: vec!["^/a".into(); 65], ..draft() }, "match.patterns has 65 patterns; 64 are allowed"),
-            (PolicyDraft { format: FormatDraft::Regex(r"^(\S+) \S+".into()), ..draft() },
-                "format.regex has no group for the path: name one (?<path>…), or without names make group 1 the address and group 2 the path"),
-            (PolicyDraft { format: FormatDraft::Json(JsonDraft { ip: "/ip".into(), ..JsonDraft::default() }), ..draft() },
-                "format.json.path is needed, unless match.anyPath is true"),
-            (PolicyDraft { format: FormatDraft::Json(JsonDraft::default()), ..draft() },
-                "format.json.ip is no JSON pointer: write /, with ~1 for a slash in a key and ~0 for a tilde"),
-            (PolicyDraft { client_ip: Some(hops(0)), ..draft() },
-                "clientIP needs trustedHops or trustedProxies: all else in the header is what clients write"),
-            (PolicyDraft { client_ip: Some(hops(33)), ..draft() },
-                "clientIP.trustedHops is 33; it goes from 1 to 32"),
-            (PolicyDraft { client_ip: Some(hops(1)), format: FormatDraft::Regex(r"^(\S+) (\S+)".into()), ..draft() },
-                "clientIP needs the X-Forwarded-For header, which the format does not have: add forwardedFor to it"),
-            (PolicyDraft { format: FormatDraft::Regex("x".into()), ..draft() },
-                "format.regex must begin with ^, or a client could write a line of its own into its user agent"),
-        ];
-        for (draft, expect) in table {
-            assert_eq!(Policy::compile(&draft).unwrap_err().to_string(), expect);
-        }
-    }
-
-    #[test]
-    fn the_default_compiles() {
-        assert_eq!(Policy::compile(&PolicyDraft::default()).unwrap().matcher.len(), 15);
-    }
-}
+mod tests;

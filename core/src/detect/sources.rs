@@ -192,7 +192,8 @@ mod tests {
     use super::*;
     use crate::detect::window::{Hit, Thresholds};
 
-    const THRESHOLDS: Thresholds = Thresholds { hits: 100, unique_patterns: 0, window: 1_000 };
+    const THRESHOLDS: Thresholds =
+        Thresholds { hits: 100, unique_patterns: 0, unique_paths: 0, window: 1_000 };
 
     #[test]
     fn a_source_with_two_hits_takes_less_than_128_bytes() {

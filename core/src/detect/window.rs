@@ -24,6 +24,8 @@ pub(super) struct Thresholds {
     pub(super) hits: usize,
     /// Different patterns; 0 is off.
     pub(super) unique_patterns: usize,
+    /// Different paths; 0 is off.
+    pub(super) unique_paths: usize,
     /// Length of the window, in microseconds.
     pub(super) window: i64,
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use ip_sentry_core::detect::decision::{Decision, Evidence};
+use ip_sentry_core::detect::{
+    decision::{Decision, Evidence},
+    escalation::BanTime,
+};
 use ip_sentry_crd::{IPBan, ip_ban::Origin, manifest};
 use ip_sentry_operator::{
     events::PolicyKey,
@@ -49,16 +52,17 @@ fn second(from_now: i64) -> Timestamp {
 }
 
 fn decision(address: &str, expires_at: Timestamp) -> Decision {
+    let last_seen = second(-5);
     Decision {
         source: format!("{address}/32").parse().unwrap(),
         reason: "^/wp-admin".into(),
         evidence: Evidence {
             hits: 3,
             first_seen: second(-10),
-            last_seen: second(-5),
+            last_seen,
             samples: vec!["GET /wp-admin/ 404".into()],
         },
-        expires_at,
+        ban_time: BanTime { first: expires_at.duration_since(last_seen).unsigned_abs(), escalation: None },
     }
 }
 
@@ -114,7 +118,7 @@ async fn two_leaders_at_once_make_one_ban_that_ends_at_the_later_time() {
         // A lost race is tried again, as the docket does.
         publish(&server, &long).await;
         let end = server.bans.get(&address).await.unwrap().spec.expires_at.unwrap().0;
-        assert_eq!(end, long.expires_at);
+        assert_eq!(end, long.expires_at(1));
     }
 }
 
@@ -125,7 +129,7 @@ async fn a_ban_is_made_longer_and_never_shorter() {
     assert_eq!(publish(&server, &short).await, Published::Created);
     assert_eq!(publish(&server, &long).await, Published::Extended);
     assert_eq!(publish(&server, &short).await, Published::AlreadyEnforced);
-    assert_eq!(server.bans.get("203.0.113.2").await.unwrap().spec.expires_at.unwrap().0, long.expires_at);
+    assert_eq!(server.bans.get("203.0.113.2").await.unwrap().spec.expires_at.unwrap().0, long.expires_at(1));
 }
 
 #[tokio::test]

@@ -20,27 +20,13 @@ use crate::detect::record::{self, Record, RecordError};
 pub(super) struct JsonLines {
     root: Node,
     has_path: bool,
-    has_forwarded_for: bool,
     /// What the present line has in another spelling: escaped texts, and numbers.
     decoded: Vec<u8>,
 }
 
 impl JsonLines {
     pub(super) fn compile(draft: &JsonDraft) -> Result<Self, JsonPointerError> {
-        Ok(Self {
-            root: Node::compile(draft)?,
-            has_path: draft.path.is_some(),
-            has_forwarded_for: draft.forwarded_for.is_some(),
-            decoded: Vec::new(),
-        })
-    }
-
-    pub(super) fn has_path(&self) -> bool {
-        self.has_path
-    }
-
-    pub(super) fn has_forwarded_for(&self) -> bool {
-        self.has_forwarded_for
+        Ok(Self { root: Node::compile(draft)?, has_path: draft.path.is_some(), decoded: Vec::new() })
     }
 
     pub(super) fn parse<'a>(&'a mut self, line: &'a [u8]) -> Result<Record<'a>, RecordError> {

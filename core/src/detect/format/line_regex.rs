@@ -6,7 +6,7 @@
 use regex::bytes::{CaptureLocations, Regex, RegexBuilder};
 use regex_syntax::hir::{Hir, HirKind, Look};
 
-use super::steps::Steps;
+use super::{Field, Fields, steps::Steps};
 use crate::detect::record::{self, Record, RecordError};
 
 /// The longest expression, in bytes.
@@ -113,14 +113,18 @@ impl LineRegex {
         })
     }
 
-    /// Whether there is a group for the path.
-    pub(super) fn has_path(&self) -> bool {
-        self.path.is_some()
-    }
-
-    /// Whether there is a group for X-Forwarded-For.
-    pub(super) fn has_forwarded_for(&self) -> bool {
-        self.forwarded_for.is_some()
+    /// What there are groups for.
+    pub(super) fn fields(&self) -> Fields {
+        let groups = [
+            (Field::Path, self.path),
+            (Field::Status, self.status),
+            (Field::Method, self.method),
+            (Field::Host, self.host),
+            (Field::UserAgent, self.user_agent),
+            (Field::Time, self.time),
+            (Field::ForwardedFor, self.forwarded_for),
+        ];
+        groups.into_iter().fold(Fields::default(), |all, (field, group)| all.with(field, group.is_some()))
     }
 
     /// Whether nothing stands left of the address but what the expression spells out.

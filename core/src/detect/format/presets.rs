@@ -1,6 +1,6 @@
 //! The formats that ip-sentry knows, one row each.
 
-use super::nginx_combined;
+use super::{Field, Fields, nginx_combined};
 use crate::detect::record::{Record, RecordError};
 
 /// A format that ip-sentry knows.
@@ -17,6 +17,20 @@ impl Preset {
     pub(super) const fn parse(self) -> Parse {
         match self {
             Self::NginxCombined => nginx_combined::parse,
+        }
+    }
+
+    /// What its records have.
+    pub(super) const fn fields(self) -> Fields {
+        match self {
+            Self::NginxCombined => Fields::of(&[
+                Field::Path,
+                Field::Status,
+                Field::Method,
+                Field::UserAgent,
+                Field::Time,
+                Field::ForwardedFor,
+            ]),
         }
     }
 }

@@ -16,9 +16,13 @@ fn json() -> Format {
     Format::compile(&FormatDraft::Json(draft)).unwrap()
 }
 
+fn nginx() -> Format {
+    Format::compile(&FormatDraft::Preset(Preset::NginxCombined)).unwrap()
+}
+
 #[test]
 fn the_gateways_own_messages_are_told_from_lines_of_another_format() {
-    let mut format = Format::default();
+    let mut format = nginx();
     #[rustfmt::skip]
     let table = [
         ("2026/03/20 10:00:00 [notice] 1#1: start worker processes", RecordError::Message),
@@ -46,11 +50,9 @@ fn a_prefix_is_taken_off_where_the_line_does_not_parse_with_it() {
     ] {
         let stamp = if prefix.starts_with("2026") { &b"2026-11-22T10:00:00.5Z"[..] } else { b"" };
         let own: &[u8] = b"22/Nov/2026:10:00:00 +0000";
-        for (mut format, line, time) in [
-            (Format::default(), combined, own),
-            (regex(PREDECESSOR), combined, stamp),
-            (json(), object, stamp),
-        ] {
+        for (mut format, line, time) in
+            [(nginx(), combined, own), (regex(PREDECESSOR), combined, stamp), (json(), object, stamp)]
+        {
             let line = format!("{prefix}{line}\r");
             let record = format.parse(line.as_bytes()).unwrap();
             assert_eq!((record.target, record.time), (&b"/a"[..], time), "line {line}");
@@ -77,7 +79,7 @@ fn a_client_s_own_words_in_front_of_the_address_are_no_prefix() {
 #[test]
 fn junk_behind_a_prefix_is_named_for_what_it_is() {
     let line = br#"2026-11-22T10:00:00Z stdout F 203.0.113.7 - - [x] "\x16\x03\x01" 400 157 "-" "-""#;
-    assert_eq!(Format::default().parse(line), Err(RecordError::Request));
+    assert_eq!(nginx().parse(line), Err(RecordError::Request));
     let line = b"2026-11-22T10:00:00Z stdout P 203.0.113.7 - - [x] \"GET / HTTP/1.1\" 200 1";
-    assert_eq!(Format::default().parse(line), Err(RecordError::Piece));
+    assert_eq!(nginx().parse(line), Err(RecordError::Piece));
 }

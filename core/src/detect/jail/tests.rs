@@ -3,8 +3,11 @@ use std::time::Duration;
 use super::*;
 use crate::detect::{
     client_ip::{ClientIpDraft, ClientIpHeader, NoClient},
+    decision::{Decision, Evidence},
+    escalation::BanTime,
     format::FormatDraft,
-    policy::PolicyDraft,
+    policy::{PolicyDraft, PrivateClients},
+    record::RecordError,
 };
 
 fn at(text: &str) -> Timestamp {
@@ -63,9 +66,10 @@ fn three_hits_earn_a_ban_that_says_why() {
                 .map(|path| format!("GET {path} 404"))
                 .into(),
         },
-        expires_at: "2026-11-23T10:02:01Z".parse().unwrap(),
+        ban_time: BanTime { first: Duration::from_hours(24), escalation: None },
     };
     assert_eq!(*earned(&verdicts[4]), expect);
+    assert_eq!(expect.expires_at(1), "2026-11-23T10:02:01Z".parse().unwrap());
 }
 
 #[test]
@@ -328,6 +332,49 @@ fn a_changed_policy_keeps_the_counts_that_still_mean_the_same() {
     let exempt = PolicyDraft { except_patterns: vec!["^/.env/ok".to_owned()], ..old.clone() };
     assert_eq!(change(&exempt, &old, "203.0.113.7", "/.env"), 0, "may have been exempt");
     assert_eq!(change(&old, &exempt, "203.0.113.7", "/.env"), 1, "nothing is exempt anew");
+}
+
+#[test]
+fn a_changed_narrowing_keeps_the_counts_unless_it_lets_less_through() {
+    let any = |statuses: &[&str]| PolicyDraft {
+        catalogues: vec![],
+        any_path: true,
+        statuses: statuses.iter().map(|&status| status.to_owned()).collect(),
+        ..PolicyDraft::default()
+    };
+    let of_patterns = PolicyDraft::default();
+    #[rustfmt::skip]
+    let table = [
+        (any(&["404"]),  any(&["404"]),       1),
+        (any(&["404"]),  any(&["4xx", "500"]), 1),
+        (any(&["404"]),  any(&[]),            1),
+        (any(&["4xx"]),  any(&["404"]),       0),
+        (any(&[]),       any(&["404"]),       0),
+        (of_patterns.clone(), any(&[]),       1),
+        (of_patterns.clone(), any(&["404"]),  0),
+        (any(&[]),       of_patterns.clone(), 0),
+    ];
+    for (index, (old, new, expect)) in table.into_iter().enumerate() {
+        let mut jail = jail(&old);
+        watch(&mut jail, "203.0.113.7", &[("10:00:00", "/.env")]);
+        jail.reconfigure(Policy::compile(&new).unwrap());
+        assert_eq!(jail.tracked(), expect, "row {index}");
+    }
+}
+
+#[test]
+fn any_path_is_a_hit_and_the_reason_says_what_is_looked_for() {
+    let mut jail = jail(&PolicyDraft {
+        catalogues: vec![],
+        any_path: true,
+        statuses: vec!["404".to_owned()],
+        ..PolicyDraft::default()
+    });
+    let requests = [("10:00:00", "/a"), ("10:00:01", "/b?x"), ("10:00:02", "//c")];
+    let verdicts = watch(&mut jail, "203.0.113.7", &requests);
+    assert_eq!(verdicts[..2], [Verdict::Counted, Verdict::Counted]);
+    assert_eq!(earned(&verdicts[2]).reason, "any path, status 404");
+    assert_eq!(earned(&verdicts[2]).evidence.samples, ["GET /a 404", "GET /b 404", "GET //c 404"]);
 }
 
 #[test]

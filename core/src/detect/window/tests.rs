@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn thresholds(hits: usize, unique_patterns: usize, window: i64) -> Thresholds {
-    Thresholds { hits, unique_patterns, window }
+    Thresholds { hits, unique_patterns, unique_paths: 0, window }
 }
 
 fn hit(at: i64, pattern: u16) -> Hit {

@@ -1,0 +1,177 @@
+//! What one policy has counted: requests come in as they were read, verdicts go out.
+
+use jiff::Timestamp;
+use memchr::memmem;
+
+use super::{
+    counters::Counters,
+    date::Dates,
+    decision::{self, Decision, Evidence, MAX_SAMPLES, Verdict},
+    forgiven::Forgiven,
+    jail::Limits,
+    judge::{Client, Judgement, Rules},
+    record::{Record, RecordError},
+    samples::Samples,
+    sources::Sources,
+    target::MAX_TARGET_BYTES,
+    window::{Count, Hit},
+};
+use crate::{net::Source, networks::Networks};
+
+/// The most bytes of a line that did not parse that are kept to be shown.
+const UNPARSED_BYTES: usize = 512;
+
+/// How the kubelet's probes name themselves.
+const KUBELET: &[u8] = b"kube-probe/";
+
+/// Everything of a jail but the format that it reads lines with.
+#[derive(Clone, Debug)]
+pub(super) struct Tally {
+    pub(super) rules: Rules,
+    pub(super) limits: Limits,
+    pub(super) counters: Counters,
+    pub(super) sources: Sources,
+    pub(super) forgiven: Forgiven,
+    /// The beginning of the last line that did not parse.
+    pub(super) last_unparsed: Vec<u8>,
+    samples: Samples,
+    dates: Dates,
+}
+
+impl Tally {
+    pub(super) fn new(rules: Rules, limits: Limits) -> Self {
+        Self {
+            rules,
+            limits,
+            counters: Counters::default(),
+            sources: Sources::default(),
+            forgiven: Forgiven::default(),
+            last_unparsed: Vec::new(),
+            samples: Samples::default(),
+            dates: Dates::default(),
+        }
+    }
+
+    /// Takes in what was read from `line`.
+    pub(super) fn take_in(
+        &mut self,
+        parsed: Result<Record<'_>, RecordError>,
+        at: Option<Timestamp>,
+        line: &[u8],
+        protected: &Networks,
+    ) -> Verdict {
+        self.counters.lines += 1;
+        let record = match parsed {
+            Ok(record) => record,
+            Err(error) => return self.unparsed(error, line),
+        };
+        let Some(at) = at.or_else(|| self.dates.timestamp(record.time)) else {
+            return self.unparsed(RecordError::Time, line);
+        };
+        self.counters.parsed += 1;
+        let client = match self.rules.client(&record, protected) {
+            Ok(client) => client,
+            Err(reason) => {
+                self.counters.unknown_clients += 1;
+                return Verdict::NoClient(reason);
+            }
+        };
+        if !client.is_usual() {
+            self.note(client, line);
+        }
+        if record.target.len() > MAX_TARGET_BYTES {
+            self.counters.cut_targets += 1;
+        }
+        let (source, pattern) = match self.rules.judge(client, &record) {
+            Judgement::Infrastructure => return Verdict::Infrastructure(client.address),
+            Judgement::Narrowed(_) | Judgement::NoPattern => return Verdict::Miss,
+            Judgement::Excepted(_) => {
+                self.counters.hits += 1;
+                self.counters.excepted += 1;
+                return Verdict::Excepted;
+            }
+            Judgement::Hit(source, pattern) => (source, pattern),
+        };
+        self.counters.hits += 1;
+        if self.forgiven.covers(client.address, at) {
+            self.counters.stale += 1;
+            return Verdict::Stale;
+        }
+        self.count(source, &record, at, pattern, protected)
+    }
+
+    fn unparsed(&mut self, error: RecordError, line: &[u8]) -> Verdict {
+        self.counters.count_unparsed(error);
+        if error != RecordError::Empty {
+            self.last_unparsed.clear();
+            self.last_unparsed.extend_from_slice(&line[..line.len().min(UNPARSED_BYTES)]);
+        }
+        Verdict::Unparsed(error)
+    }
+
+    /// Counts clients that are protected or no public address. Every parsed line is counted here, not only hits, so
+    /// that a gateway that sees a proxy instead of its clients is noticed before anybody probes.
+    fn note(&mut self, client: Client, line: &[u8]) {
+        let counter = if memmem::find(line, KUBELET).is_some() {
+            &mut self.counters.probes
+        } else if client.is_protected {
+            &mut self.counters.protected_clients
+        } else {
+            &mut self.counters.private_clients
+        };
+        *counter += 1;
+    }
+
+    fn count(
+        &mut self,
+        source: Source,
+        record: &Record<'_>,
+        at: Timestamp,
+        pattern: u16,
+        protected: &Networks,
+    ) -> Verdict {
+        let hit = Hit { at: at.as_microsecond(), sample: self.samples.keep(record), pattern };
+        let thresholds = self.rules.thresholds;
+        let (count, evicted) =
+            self.sources.update(source, self.limits.source_bytes, |hits| hits.count(hit, &thresholds));
+        self.counters.evicted += evicted;
+        match count {
+            Count::Stale => {
+                self.counters.stale += 1;
+                Verdict::Stale
+            }
+            Count::Below => Verdict::Counted,
+            Count::Earned(hits) => {
+                let decision = self.decide(source, pattern, &hits);
+                if protected.overlaps(&source.network()) {
+                    self.counters.shielded += 1;
+                    Verdict::Shielded(decision)
+                } else {
+                    self.counters.earned += 1;
+                    Verdict::Earned(decision)
+                }
+            }
+        }
+    }
+
+    fn decide(&self, source: Source, pattern: u16, hits: &[Hit]) -> Decision {
+        let at = |hit: Option<&Hit>| {
+            hit.and_then(|hit| Timestamp::from_microsecond(hit.at).ok()).unwrap_or(Timestamp::UNIX_EPOCH)
+        };
+        // The newest say most, and the oldest of them comes first.
+        let mut samples: Vec<String> =
+            hits.iter().rev().filter_map(|hit| self.samples.get(hit.sample)).take(MAX_SAMPLES).collect();
+        samples.reverse();
+        Decision {
+            source,
+            reason: self.rules.paths.text(pattern).chars().take(decision::MAX_TEXT_CHARS).collect(),
+            evidence: Evidence {
+                hits: u32::try_from(hits.len()).unwrap_or(u32::MAX),
+                first_seen: at(hits.first()),
+                last_seen: at(hits.last()),
+                samples,
+            },
+            ban_time: self.rules.ban_time,
+        }
+    }
+}
