@@ -30,6 +30,7 @@ pub mod jail;
 mod judge;
 pub mod matcher;
 pub mod narrowing;
+mod pages;
 mod paths;
 pub mod policy;
 pub mod record;

@@ -13,8 +13,8 @@ use crate::{net::Source, networks::Networks};
 /// How much a jail may remember.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Limits {
-    /// What tracked sources may take, in bytes: 76 for each that has one or two hits, more with more. When they take
-    /// more the least suspicious are forgotten. Default 16 MiB, 220,000 sources.
+    /// What tracked sources may take, in bytes: 98 for each that has one or two hits, more with more. When they take
+    /// more the least suspicious are forgotten. Default 16 MiB, 170,000 sources.
     pub source_bytes: usize,
     /// How many bans lifted by hand are remembered. Default 10,000.
     pub forgiven: usize,

@@ -1,5 +1,7 @@
 //! What one policy has counted: requests come in as they were read, verdicts go out.
 
+use std::{collections::hash_map::RandomState, hash::BuildHasher};
+
 use jiff::Timestamp;
 use memchr::memmem;
 
@@ -36,6 +38,8 @@ pub(super) struct Tally {
     pub(super) last_unparsed: Vec<u8>,
     samples: Samples,
     dates: Dates,
+    /// For paths, which clients choose.
+    hasher: RandomState,
 }
 
 impl Tally {
@@ -49,6 +53,7 @@ impl Tally {
             last_unparsed: Vec::new(),
             samples: Samples::default(),
             dates: Dates::default(),
+            hasher: RandomState::new(),
         }
     }
 
@@ -130,7 +135,12 @@ impl Tally {
         pattern: u16,
         protected: &Networks,
     ) -> Verdict {
-        let hit = Hit { at: at.as_microsecond(), sample: self.samples.keep(record), pattern };
+        let hit = Hit {
+            at: at.as_microsecond(),
+            path: self.hasher.hash_one(self.rules.normaliser.path(record.target)),
+            sample: self.samples.keep(record),
+            pattern,
+        };
         let thresholds = self.rules.thresholds;
         let (count, evicted) =
             self.sources.update(source, self.limits.source_bytes, |hits| hits.count(hit, &thresholds));

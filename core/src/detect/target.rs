@@ -44,6 +44,12 @@ impl Normaliser {
         self.buffer.extend_from_slice(query);
         &self.buffer
     }
+
+    /// The plain form without the query.
+    pub fn path<'a>(&'a mut self, target: &'a [u8]) -> &'a [u8] {
+        let (path, _) = split(&target[..target.len().min(MAX_TARGET_BYTES)]);
+        self.normalise(path)
+    }
 }
 
 /// The path of a target and its query with the `?`; the scheme, the host and the fragment are left out.
@@ -225,6 +231,23 @@ mod tests {
         for (given, expect) in table {
             let shown = |bytes: &[u8]| bytes.escape_ascii().to_string();
             assert_eq!(shown(&normalised(given)), shown(expect), "given {}", shown(given));
+        }
+    }
+
+    #[test]
+    fn the_path_is_the_plain_form_without_the_query() {
+        let table: [(&[u8], &[u8]); 5] = [
+            (b"//a/./b?c", b"/a/b"),
+            (b"/a%3Fb?c", b"/a?b"),
+            (b"http://h/a#b?c", b"/a"),
+            (b"http://h?c", b"/"),
+            (b"", b"/"),
+        ];
+        for (given, expect) in table {
+            assert_eq!(
+                Normaliser::default().path(given).escape_ascii().to_string(),
+                expect.escape_ascii().to_string()
+            );
         }
     }
 

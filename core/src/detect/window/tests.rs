@@ -4,18 +4,19 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn thresholds(hits: usize, unique_patterns: usize, window: i64) -> Thresholds {
-    Thresholds { hits, unique_patterns, unique_paths: 0, window }
+/// Thresholds for hits, patterns and paths.
+fn thresholds([hits, unique_patterns, unique_paths]: [usize; 3], window: i64) -> Thresholds {
+    Thresholds { hits, unique_patterns, unique_paths, window }
 }
 
-fn hit(at: i64, pattern: u16) -> Hit {
-    Hit { at, sample: 0, pattern }
+fn hit((at, pattern, path): (i64, u16, u64)) -> Hit {
+    Hit { at, path, sample: 0, pattern }
 }
 
 /// What the hits came to, in one letter each: below, stale, earned.
-fn counts(hits: &[(i64, u16)], thresholds: &Thresholds) -> String {
+fn counts(hits: &[(i64, u16, u64)], thresholds: &Thresholds) -> String {
     let mut kept = Hits::default();
-    let letter = |&(at, pattern): &(i64, u16)| match kept.count(hit(at, pattern), thresholds) {
+    let letter = |&new: &(i64, u16, u64)| match kept.count(hit(new), thresholds) {
         Count::Below => '.',
         Count::Stale => 's',
         Count::Earned(_) => 'E',
@@ -44,30 +45,41 @@ fn a_window_is_closed_at_both_ends() {
         (&[(i64::MIN, 1), (i64::MAX, 2), (i64::MIN, 3)],      "..s"),
     ];
     for (hits, expect) in table {
-        assert_eq!(counts(hits, &thresholds(3, 2, 120)), *expect, "hits {hits:?}");
+        let hits: Vec<_> = hits.iter().map(|&(at, pattern)| (at, pattern, 0)).collect();
+        assert_eq!(counts(&hits, &thresholds([3, 2, 0], 120)), *expect, "hits {hits:?}");
+        // Paths count as patterns do.
+        let hits: Vec<_> = hits.iter().map(|&(at, pattern, _)| (at, 0, u64::from(pattern))).collect();
+        assert_eq!(counts(&hits, &thresholds([3, 0, 2], 120)), *expect, "hits {hits:?}");
     }
 }
 
 #[test]
-fn without_a_threshold_on_hits_a_flood_takes_no_memory_and_hides_no_pattern() {
-    let thresholds = thresholds(0, 3, 1_000_000);
+fn without_a_threshold_on_hits_a_flood_takes_no_memory_and_hides_nothing() {
+    let thresholds = thresholds([0, 3, 3], 1_000_000);
     let mut hits = Hits::default();
-    assert_eq!(hits.count(hit(0, 9), &thresholds), Count::Below);
+    assert_eq!(hits.count(hit((0, 9, 9)), &thresholds), Count::Below);
     for at in 1..10_000 {
-        assert_eq!(hits.count(hit(at, 8), &thresholds), Count::Below);
-        assert!(hits.len() <= thresholds.kept());
+        assert_eq!(hits.count(hit((at, 8, 8)), &thresholds), Count::Below);
+        assert!(hits.len() <= 4);
     }
-    assert!(matches!(hits.count(hit(10_000, 7), &thresholds), Count::Earned(_)));
+    assert!(matches!(hits.clone().count(hit((10_000, 7, 8)), &thresholds), Count::Earned(_)));
+    assert!(matches!(hits.count(hit((10_000, 8, 7)), &thresholds), Count::Earned(_)));
 }
 
 #[test]
 fn a_lowered_threshold_holds_from_the_next_hit_on() {
     let mut hits = Hits::default();
     for at in 0..9 {
-        hits.count(hit(at, 1), &thresholds(100, 0, 120));
+        hits.count(hit((at, 1, 1)), &thresholds([100, 0, 0], 120));
     }
-    let Count::Earned(window) = hits.count(hit(9, 1), &thresholds(2, 0, 120)) else { panic!("no ban") };
+    let Count::Earned(window) = hits.clone().count(hit((9, 1, 1)), &thresholds([2, 0, 0], 120)) else {
+        panic!("no ban")
+    };
     assert!(window.iter().any(|hit| hit.at == 9));
+    let on_paths = thresholds([0, 0, 2], 120);
+    assert_eq!(hits.count(hit((9, 1, 1)), &on_paths), Count::Below);
+    assert!(hits.len() <= on_paths.kept());
+    assert!(matches!(hits.count(hit((10, 1, 2)), &on_paths), Count::Earned(_)));
 }
 
 /// Every accepted hit since the last ban, and every window looked at.
@@ -86,10 +98,7 @@ impl Naive {
         let is_enough = self.0.iter().any(|start| {
             let in_window = |hit: &&Hit| (start.at..=start.at + thresholds.window).contains(&hit.at);
             let window: Vec<&Hit> = self.0.iter().filter(in_window).collect();
-            let patterns: BTreeSet<u16> = window.iter().map(|hit| hit.pattern).collect();
-            in_window(&&new)
-                && (thresholds.hits > 0 && window.len() >= thresholds.hits
-                    || thresholds.unique_patterns > 0 && patterns.len() >= thresholds.unique_patterns)
+            in_window(&&new) && is_enough(&window, thresholds)
         });
         if is_enough {
             self.0.clear();
@@ -99,54 +108,85 @@ impl Naive {
     }
 }
 
+fn is_enough(window: &[&Hit], thresholds: &Thresholds) -> bool {
+    let patterns: BTreeSet<u16> = window.iter().map(|hit| hit.pattern).collect();
+    let paths: BTreeSet<u64> = window.iter().map(|hit| hit.path).collect();
+    [
+        (thresholds.hits, window.len()),
+        (thresholds.unique_patterns, patterns.len()),
+        (thresholds.unique_paths, paths.len()),
+    ]
+    .into_iter()
+    .any(|(threshold, count)| threshold > 0 && count >= threshold)
+}
+
+/// Thresholds of which one at least is on.
+fn any_thresholds() -> impl Strategy<Value = Thresholds> {
+    (prop::array::uniform3(0usize..6), 1i64..20)
+        .prop_filter("one is on", |(each, _)| *each != [0; 3])
+        .prop_map(|(each, window)| thresholds(each, window))
+}
+
+fn naive(hits: &[(i64, u16, u64)], thresholds: &Thresholds) -> String {
+    let mut naive = Naive::default();
+    hits.iter().map(|&new| naive.count(hit(new), thresholds)).collect()
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1024))]
+
+    /// In whatever order they come.
     #[test]
     fn the_window_agrees_with_looking_at_every_window(
-        hits in prop::collection::vec((0i64..60, 0u16..5), 0..60),
-        // Without a threshold on hits, those of one pattern stand for each other; late ones then may count less.
-        threshold in 1usize..6,
-        unique in 0usize..5,
-        window in 1i64..20,
+        hits in prop::collection::vec((0i64..60, 0u16..5, 0u64..6), 0..80),
+        thresholds in any_thresholds(),
     ) {
-        let thresholds = thresholds(threshold, unique, window);
-        let mut naive = Naive::default();
-        let expect: String = hits.iter().map(|&(at, pattern)| naive.count(hit(at, pattern), &thresholds)).collect();
-        prop_assert_eq!(counts(&hits, &thresholds), expect);
+        prop_assert_eq!(counts(&hits, &thresholds), naive(&hits, &thresholds));
     }
 
+    /// In order, but for one in ten that comes late: many windows long.
     #[test]
-    fn without_a_threshold_on_hits_lines_in_order_still_agree(
-        steps in prop::collection::vec((0i64..4, 0u16..6), 0..200),
-        unique in 1usize..6,
-        window in 1i64..20,
+    fn the_window_agrees_over_a_long_time(
+        steps in prop::collection::vec((0i64..4, 0u16..6, 0u64..8, prop::option::weighted(0.1, 0i64..50)), 0..200),
+        thresholds in any_thresholds(),
     ) {
-        let thresholds = thresholds(0, unique, window);
-        let in_order = steps.iter().scan(0, |at, &(step, pattern)| { *at += step; Some((*at, pattern)) });
-        let hits: Vec<(i64, u16)> = in_order.collect();
-        let mut naive = Naive::default();
-        let expect: String = hits.iter().map(|&(at, pattern)| naive.count(hit(at, pattern), &thresholds)).collect();
-        prop_assert_eq!(counts(&hits, &thresholds), expect);
+        let in_time = steps.iter().scan(0, |now, &(step, pattern, path, late)| {
+            *now += step;
+            Some((*now - late.unwrap_or(0), pattern, path))
+        });
+        let hits: Vec<_> = in_time.collect();
+        prop_assert_eq!(counts(&hits, &thresholds), naive(&hits, &thresholds));
     }
 
     #[test]
     fn evidence_is_one_window_in_order_with_the_new_hit_in_it_and_enough(
-        hits in prop::collection::vec((0i64..60, 0u16..5), 0..60),
-        threshold in 1usize..6,
-        unique in 0usize..5,
+        hits in prop::collection::vec((0i64..60, 0u16..5, 0u64..6), 0..60),
+        thresholds in any_thresholds(),
     ) {
-        let thresholds = thresholds(threshold, unique, 15);
         let mut kept = Hits::default();
-        for (at, pattern) in hits {
-            let new = hit(at, pattern);
+        for new in hits.into_iter().map(hit) {
             if let Count::Earned(window) = kept.count(new, &thresholds) {
                 prop_assert!(window.contains(&new));
                 prop_assert!(window.is_sorted_by_key(|hit| hit.at));
-                prop_assert!(window[window.len() - 1].at - window[0].at <= 15);
-                let patterns: BTreeSet<u16> = window.iter().map(|hit| hit.pattern).collect();
-                prop_assert!(window.len() >= threshold || (unique > 0 && patterns.len() >= unique));
+                prop_assert!(window[window.len() - 1].at - window[0].at <= thresholds.window);
+                prop_assert!(is_enough(&window.iter().collect::<Vec<_>>(), &thresholds));
                 prop_assert_eq!(kept.len(), 0);
             }
             prop_assert!(kept.len() <= thresholds.kept());
+        }
+    }
+
+    /// Whatever was kept under other thresholds, the bound holds from the next hit that counts on.
+    #[test]
+    fn changed_thresholds_hold_what_is_kept(
+        hits in prop::collection::vec((0i64..60, 0u16..9, 0u64..9), 0..60),
+        thresholds in prop::collection::vec(any_thresholds(), 1..4),
+    ) {
+        let mut kept = Hits::default();
+        for (new, thresholds) in hits.into_iter().map(hit).zip(thresholds.iter().cycle()) {
+            if kept.count(new, thresholds) != Count::Stale {
+                prop_assert!(kept.len() <= thresholds.kept());
+            }
         }
     }
 }
