@@ -20,13 +20,11 @@ impl<T> Pages<T> {
     }
 
     pub(super) fn push(&mut self, item: T) {
-        match self.0.last_mut().filter(|last| last.len() < PAGE) {
-            Some(last) => last.push(item),
-            None => {
-                let mut page = Vec::with_capacity(PAGE);
-                page.push(item);
-                self.0.push(page);
-            }
+        if self.0.last().is_none_or(|last| last.len() == PAGE) {
+            self.0.push(Vec::with_capacity(PAGE));
+        }
+        if let Some(page) = self.0.last_mut() {
+            page.push(item);
         }
     }
 

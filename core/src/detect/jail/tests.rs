@@ -4,7 +4,7 @@ use super::*;
 use crate::detect::{
     client_ip::{ClientIpDraft, ClientIpHeader, NoClient},
     decision::{Decision, Evidence},
-    escalation::BanTime,
+    escalation::{BanTime, Escalation},
     format::FormatDraft,
     policy::{PolicyDraft, PrivateClients},
     record::RecordError,
@@ -332,6 +332,28 @@ fn a_changed_policy_keeps_the_counts_that_still_mean_the_same() {
     let exempt = PolicyDraft { except_patterns: vec!["^/.env/ok".to_owned()], ..old.clone() };
     assert_eq!(change(&exempt, &old, "203.0.113.7", "/.env"), 0, "may have been exempt");
     assert_eq!(change(&old, &exempt, "203.0.113.7", "/.env"), 1, "nothing is exempt anew");
+    let exempt = PolicyDraft { except_user_agents: vec!["^Googlebot".to_owned()], ..old.clone() };
+    assert_eq!(change(&exempt, &old, "203.0.113.7", "/.env"), 0, "may have been exempt");
+    assert_eq!(change(&old, &exempt, "203.0.113.7", "/.env"), 1, "nothing is exempt anew");
+    let longer = PolicyDraft {
+        ban_duration: Duration::from_hours(48),
+        escalation: Some(Escalation {
+            factor: 2,
+            max_duration: Duration::from_hours(96),
+            memory: Duration::from_hours(96),
+        }),
+        ..old.clone()
+    };
+    assert_eq!(change(&longer, &old, "203.0.113.7", "/.env"), 1, "how long bans last changes no count");
+    let behind_proxies = PolicyDraft {
+        client_ip: Some(ClientIpDraft {
+            header: ClientIpHeader::XForwardedFor,
+            trusted_hops: 0,
+            trusted_proxies: vec!["198.51.100.0/24".parse().unwrap()],
+        }),
+        ..old.clone()
+    };
+    assert_eq!(change(&behind_proxies, &old, "203.0.113.7", "/.env"), 0, "clients are found elsewhere");
 }
 
 #[test]
@@ -360,6 +382,26 @@ fn a_changed_narrowing_keeps_the_counts_unless_it_lets_less_through() {
         jail.reconfigure(Policy::compile(&new).unwrap());
         assert_eq!(jail.tracked(), expect, "row {index}");
     }
+}
+
+#[test]
+fn paths_that_were_asked_for_before_they_counted_count() {
+    let old = PolicyDraft { unique_pattern_threshold: 0, threshold: 100, ..PolicyDraft::default() };
+    let new = PolicyDraft { unique_path_threshold: 3, ..old.clone() };
+    let mut jail = jail(&old);
+    watch(
+        &mut jail,
+        "203.0.113.7",
+        &[("10:00:00", "/.env"), ("10:00:01", "/.env.bak"), ("10:00:02", "//.env?x")],
+    );
+    jail.reconfigure(Policy::compile(&new).unwrap());
+    assert_eq!(
+        watch(&mut jail, "203.0.113.7", &[("10:00:03", "/.env?y")]),
+        [Verdict::Counted],
+        "still two paths"
+    );
+    let verdicts = watch(&mut jail, "203.0.113.7", &[("10:00:04", "/.env.old")]);
+    assert_eq!(earned(&verdicts[0]).evidence.hits, 5);
 }
 
 #[test]
