@@ -123,35 +123,38 @@ pub fn client(text: &[u8]) -> Option<IpAddr> {
     Some(IpAddr::V6(v6).to_canonical())
 }
 
-/// By hand, since each line has one: a third of the time that the standard library takes.
 fn ipv4(text: &[u8]) -> Option<Ipv4Addr> {
-    if text.len() > "255.255.255.255".len() {
-        return None;
-    }
-    let (mut bits, mut part, mut digits, mut dots) = (0u32, 0u32, 0u32, 0u32);
-    for &byte in text {
-        if byte.is_ascii_digit() {
-            // Fifteen digits may wrap; a number of more than three is no octet whatever comes out.
-            part = part.wrapping_mul(10).wrapping_add(u32::from(byte - b'0'));
-            digits += 1;
-        } else if byte == b'.' && is_octet(part, digits) {
-            bits = bits << 8 | part;
-            (part, digits, dots) = (0, 0, dots + 1);
-        } else {
-            return None;
-        }
-    }
-    (dots == 3 && is_octet(part, digits)).then(|| Ipv4Addr::from_bits(bits << 8 | part))
+    leading_ipv4(text).filter(|(_, rest)| rest.is_empty()).map(|(address, _)| address)
 }
 
-/// Whether so many digits of that value are an octet without leading zeros.
-fn is_octet(value: u32, digits: u32) -> bool {
-    match digits {
-        1 => true,
-        2 => value >= 10,
-        3 => (100..=255).contains(&value),
-        _ => false,
+/// The IPv4 address that a text begins with, and what follows it, which is no digit. By hand, since each line has one: a
+/// third of the time that the standard library takes.
+pub(super) fn leading_ipv4(text: &[u8]) -> Option<(Ipv4Addr, &[u8])> {
+    let (mut bits, mut rest) = (0, text);
+    for place in 0..4 {
+        if place > 0 {
+            rest = rest.strip_prefix(b".")?;
+        }
+        let (&first, after) = rest.split_first()?;
+        let mut octet = digit(first)?;
+        rest = after;
+        while let [byte, after @ ..] = rest
+            && let Some(digit) = digit(*byte)
+        {
+            // No leading zero, which is octal to some.
+            octet = if octet == 0 { return None } else { octet * 10 + digit };
+            if octet > 255 {
+                return None;
+            }
+            rest = after;
+        }
+        bits = bits << 8 | octet;
     }
+    Some((Ipv4Addr::from_bits(bits), rest))
+}
+
+fn digit(byte: u8) -> Option<u32> {
+    byte.is_ascii_digit().then(|| u32::from(byte - b'0'))
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@
 //! request and the next the one that closes it, and so on with the headers. (A log of `escape=none` has no such
 //! promise: there the headers say nothing.) They are read only where the policy asks for them.
 
+use std::net::IpAddr;
+
 use memchr::{memchr, memmem, memrchr};
 
 use crate::detect::record::{self, Record, RecordError};
@@ -19,17 +21,29 @@ use crate::detect::record::{self, Record, RecordError};
 /// The longest name of a method that is taken for one, in bytes.
 const MAX_METHOD_BYTES: usize = 32;
 
+/// Bytes of `20/Mar/2026:10:00:00 +0000`.
+const LOCAL_TIME_BYTES: usize = 26;
+
 /// Reads a line; its headers only where they are wanted.
 pub(super) fn parse(line: &[u8], wants_headers: bool) -> Result<Record<'_>, RecordError> {
-    let (client, rest) = split_at(line, memchr(b' ', line)).ok_or(RecordError::Shape)?;
+    let (client, rest) = client(line).ok_or(RecordError::Shape)?;
     let (time, rest) = time(rest).ok_or(RecordError::Shape)?;
     let (request, rest) = split_at(rest, closing_quote(rest)).ok_or(RecordError::Shape)?;
     let (status, rest) = status(rest).ok_or(RecordError::Shape)?;
     // Only now, when the line is known to be of this format, is the address blamed, and then the request.
-    let client = record::client(client).ok_or(RecordError::Client)?;
+    let client = client.ok_or(RecordError::Client)?;
     let (method, target) = request_line(request).ok_or(RecordError::Request)?;
     let (user_agent, forwarded_for) = if wants_headers { headers(rest) } else { (&b""[..], &b""[..]) };
     Ok(Record { time, method, target, status, user_agent, forwarded_for, ..Record::of(client) })
+}
+
+/// The address up to the first space, if it is one, and what follows the space.
+fn client(line: &[u8]) -> Option<(Option<IpAddr>, &[u8])> {
+    if let Some((address, [b' ', rest @ ..])) = record::leading_ipv4(line) {
+        return Some((Some(address.into()), rest));
+    }
+    let (client, rest) = split_at(line, memchr(b' ', line))?;
+    Some((record::client(client), rest))
 }
 
 /// What stands left and right of the byte at `index`.
@@ -43,14 +57,13 @@ fn split_at(bytes: &[u8], index: Option<usize>) -> Option<(&[u8], &[u8])> {
 /// A user's name may hold spaces and brackets, but no quote: the `] "` that is looked for is the real one, and the
 /// time is what stands between it and the nearest bracket on its left.
 fn time(rest: &[u8]) -> Option<(&[u8], &[u8])> {
-    // Nearly always nobody has logged in, and the time begins right here.
-    if let Some(after) = rest.strip_prefix(b"- - [")
-        && let Some(end) = memchr(b']', after)
-        && after[end..].starts_with(b"] \"")
-        // Or the user is called `- [a`.
-        && memchr(b'[', &after[..end]).is_none()
+    // Nearly always nobody has logged in, and the time begins right here, in its usual shape. (A user may be called
+    // `- [a`, but then the shape isn't there.)
+    if let [b'-', b' ', b'-', b' ', b'[', after @ ..] = rest
+        && let [_, _, b'/', _, _, _, b'/', _, _, _, _, b':', _, _, b':', ..] = after
+        && let Some(rest) = after.get(LOCAL_TIME_BYTES..).and_then(|rest| rest.strip_prefix(b"] \""))
     {
-        return Some((&after[..end], &after[end + 3..]));
+        return Some((&after[..LOCAL_TIME_BYTES], rest));
     }
     let end = memmem::find(rest, b"] \"")?;
     let start = memrchr(b'[', &rest[..end])?;
@@ -89,9 +102,9 @@ fn status(rest: &[u8]) -> Option<(&[u8], &[u8])> {
 /// `GET /a b HTTP/1.1` → `GET` and `/a b`: what HTTP/1 clients send may hold spaces, so the last ` HTTP/` counts.
 /// Without one it is HTTP/0.9, or a request that nginx answered with 400.
 fn request_line(request: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (method, rest) = split_at(request, memchr(b' ', request))?;
-    let is_method = (1..=MAX_METHOD_BYTES).contains(&method.len())
-        && method.iter().all(|byte| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_'));
+    let is_of_method = |byte: &u8| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_');
+    let (method, rest) = split_at(request, request.iter().position(|byte| !is_of_method(byte)))?;
+    let is_method = (1..=MAX_METHOD_BYTES).contains(&method.len()) && request[method.len()] == b' ';
     let end = match rest {
         // The usual ` HTTP/1.1`, without a search.
         [.., b' ', b'H', b'T', b'T', b'P', b'/', _, b'.', _] => rest.len() - 9,
