@@ -5,11 +5,15 @@
 //! steps, and a step that could end in several places tries them in the order in which the regex would: the groups are
 //! the same, or [`GaveUp`] says to ask the regex.
 
+use memchr::memchr;
 use regex_syntax::hir::{Class, Hir, HirKind, Look};
 
 /// How many bytes may be looked at for each byte of a line, and once more for short lines, before giving up.
 const LOOKS_PER_BYTE: usize = 4;
 const LOOKS_ONCE: usize = 1024;
+
+/// How many bytes a search for one byte passes over in the time of one look.
+const BYTES_PER_LOOK: usize = 32;
 
 /// Backtracking would cost more than the regex does.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -21,8 +25,10 @@ pub(super) struct Steps(Vec<Step>);
 
 #[derive(Clone, Debug)]
 enum Step {
+    /// This byte, as most literals are.
+    Byte(u8),
     /// These bytes.
-    Literal(Vec<u8>),
+    Literal(Box<[u8]>),
     /// So many bytes of a class.
     Run(Run),
     /// A group begins or ends here: the number of its mark.
@@ -38,6 +44,15 @@ struct Run {
     most: usize,
     /// Whether the longest run is tried first, not the shortest.
     is_greedy: bool,
+    /// The byte that must come next, if a literal does.
+    next: Option<u8>,
+}
+
+impl Run {
+    /// Whether it can't hold what must follow it: it ends where it must, or nothing matches.
+    fn has_one_end(&self) -> bool {
+        self.is_greedy && self.next.is_some_and(|next| !self.class[usize::from(next)])
+    }
 }
 
 impl Steps {
@@ -50,6 +65,16 @@ impl Steps {
         }
         let mut steps = Vec::new();
         parts.iter().try_for_each(|part| add(part, &mut steps))?;
+        let mut next = None;
+        for step in steps.iter_mut().rev() {
+            match step {
+                Step::Byte(byte) => next = Some(*byte),
+                Step::Literal(bytes) => next = bytes.first().copied(),
+                Step::Run(run) => run.next = next.take(),
+                Step::Mark(_) => {}
+                Step::End => next = None,
+            }
+        }
         Some(Self(steps))
     }
 
@@ -63,9 +88,9 @@ impl Steps {
 fn add(hir: &Hir, steps: &mut Vec<Step>) -> Option<()> {
     match hir.kind() {
         HirKind::Empty => {}
-        HirKind::Literal(literal) => match steps.last_mut() {
-            Some(Step::Literal(bytes)) => bytes.extend_from_slice(&literal.0),
-            _ => steps.push(Step::Literal(literal.0.to_vec())),
+        HirKind::Literal(literal) => match *literal.0 {
+            [byte] => steps.push(Step::Byte(byte)),
+            _ => steps.push(Step::Literal(literal.0.clone())),
         },
         HirKind::Class(Class::Bytes(_)) => steps.push(run(hir, 1, 1, true)?),
         HirKind::Repetition(repeated) => {
@@ -96,7 +121,7 @@ fn run(class: &Hir, least: usize, most: usize, is_greedy: bool) -> Option<Step> 
         HirKind::Literal(literal) if literal.0.len() == 1 => members[usize::from(literal.0[0])] = true,
         _ => return None,
     }
-    Some(Step::Run(Run { class: members, least, most, is_greedy }))
+    Some(Step::Run(Run { class: members, least, most, is_greedy, next: None }))
 }
 
 /// One line being matched.
@@ -106,51 +131,41 @@ struct Search<'a> {
     looks: usize,
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
     fn matches(&mut self, steps: &[Step], mut at: usize) -> Result<bool, GaveUp> {
         for (index, step) in steps.iter().enumerate() {
             match step {
                 Step::Mark(mark) => self.marks[*mark] = at,
-                Step::End if at == self.line.len() => {}
+                Step::Byte(byte) if self.line.get(at) == Some(byte) => at += 1,
                 Step::Literal(bytes) if self.line[at..].starts_with(bytes) => at += bytes.len(),
-                Step::End | Step::Literal(_) => return Ok(false),
-                Step::Run(run) => {
-                    let rest = &steps[index + 1..];
-                    let next = next_byte(rest);
-                    let is_one_way = next.is_some_and(|next| run.is_greedy && !run.class[usize::from(next)]);
-                    if !is_one_way {
-                        return if run.is_greedy {
-                            self.longest_first(run, rest, next, at)
-                        } else {
-                            self.shortest_first(run, rest, next, at)
-                        };
-                    }
-                    // The run can't hold what must follow it: it ends where it must, or nothing matches.
+                Step::End if at == self.line.len() => {}
+                Step::End | Step::Byte(_) | Step::Literal(_) => return Ok(false),
+                Step::Run(run) if run.has_one_end() => {
                     let length = self.length(run, at)?;
                     if length < run.least {
                         return Ok(false);
                     }
                     at += length;
                 }
+                Step::Run(run) if run.is_greedy => return self.longest_first(run, &steps[index + 1..], at),
+                Step::Run(run) => return self.shortest_first(run, &steps[index + 1..], at),
             }
         }
         Ok(true)
     }
 
-    fn longest_first(
-        &mut self,
-        run: &Run,
-        rest: &[Step],
-        next: Option<u8>,
-        at: usize,
-    ) -> Result<bool, GaveUp> {
+    fn longest_first(&mut self, run: &Run, rest: &[Step], at: usize) -> Result<bool, GaveUp> {
         let mut length = self.length(run, at)?;
+        // Nothing follows, so nothing can fail.
+        if rest.is_empty() {
+            return Ok(length >= run.least);
+        }
         loop {
             if length < run.least {
                 return Ok(false);
             }
             self.look(1)?;
-            if self.may_follow(next, at + length) && self.matches(rest, at + length)? {
+            if self.may_follow(run, at + length) && self.matches(rest, at + length)? {
                 return Ok(true);
             }
             let Some(shorter) = length.checked_sub(1) else { return Ok(false) };
@@ -158,39 +173,47 @@ impl Search<'_> {
         }
     }
 
-    fn shortest_first(
-        &mut self,
-        run: &Run,
-        rest: &[Step],
-        next: Option<u8>,
-        at: usize,
-    ) -> Result<bool, GaveUp> {
+    fn shortest_first(&mut self, run: &Run, rest: &[Step], at: usize) -> Result<bool, GaveUp> {
+        let in_reach = self.in_reach(run, at);
         let mut length = 0;
         loop {
-            self.look(1)?;
-            if length >= run.least && self.may_follow(next, at + length) && self.matches(rest, at + length)? {
-                return Ok(true);
-            }
-            let is_longer = self.line.get(at + length).is_some_and(|&byte| run.class[usize::from(byte)]);
-            if !is_longer || length == run.most {
+            // Where what follows can begin at all, and whether the run reaches it.
+            let least = length.max(run.least);
+            let Some(after) = self.line.get(at + least..) else { return Ok(false) };
+            self.look(1 + after.len() / BYTES_PER_LOOK)?;
+            let skipped = run.next.map_or(Some(0), |next| memchr(next, after));
+            let between = skipped.and_then(|skipped| in_reach.get(length..least + skipped));
+            let Some(between) = between else { return Ok(false) };
+            self.look(between.len())?;
+            if prefix_length(&run.class, between) < between.len() {
                 return Ok(false);
             }
-            length += 1;
+            length += between.len();
+            if self.matches(rest, at + length)? {
+                return Ok(true);
+            }
+            match in_reach.get(length) {
+                Some(&byte) if run.class[usize::from(byte)] => length += 1,
+                _ => return Ok(false),
+            }
         }
     }
 
     /// How long the longest run is from here.
     fn length(&mut self, run: &Run, at: usize) -> Result<usize, GaveUp> {
-        let rest = &self.line[at..];
-        let in_reach = &rest[..rest.len().min(run.most)];
-        let length =
-            in_reach.iter().position(|&byte| !run.class[usize::from(byte)]).unwrap_or(in_reach.len());
+        let length = prefix_length(&run.class, self.in_reach(run, at));
         self.look(length)?;
         Ok(length)
     }
 
-    fn may_follow(&self, next: Option<u8>, at: usize) -> bool {
-        next.is_none_or(|next| self.line.get(at) == Some(&next))
+    /// The bytes that may be in a run from here.
+    fn in_reach(&self, run: &Run, at: usize) -> &'a [u8] {
+        let rest = &self.line[at..];
+        &rest[..rest.len().min(run.most)]
+    }
+
+    fn may_follow(&self, run: &Run, at: usize) -> bool {
+        run.next.is_none_or(|next| self.line.get(at) == Some(&next))
     }
 
     fn look(&mut self, bytes: usize) -> Result<(), GaveUp> {
@@ -199,12 +222,14 @@ impl Search<'_> {
     }
 }
 
-/// The byte that must come next, if the steps begin with a literal.
-fn next_byte(steps: &[Step]) -> Option<u8> {
-    steps.iter().find(|step| !matches!(step, Step::Mark(_))).and_then(|step| match step {
-        Step::Literal(bytes) => bytes.first().copied(),
-        _ => None,
-    })
+/// How many bytes there are before the first that is not of the class.
+fn prefix_length(class: &[bool; 256], bytes: &[u8]) -> usize {
+    // Eight at a time without a branch, and then one by one: a third of the instructions.
+    let (eights, _) = bytes.as_chunks::<8>();
+    let is_inside = |eight: &&[u8; 8]| eight.iter().fold(true, |all, &byte| all & class[usize::from(byte)]);
+    let whole = 8 * eights.iter().take_while(is_inside).count();
+    let rest = &bytes[whole..];
+    whole + rest.iter().position(|&byte| !class[usize::from(byte)]).unwrap_or(rest.len())
 }
 
 #[cfg(test)]
