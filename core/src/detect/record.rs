@@ -130,31 +130,30 @@ fn ipv4(text: &[u8]) -> Option<Ipv4Addr> {
 /// The IPv4 address that a text begins with, and what follows it, which is no digit. By hand, since each line has one: a
 /// third of the time that the standard library takes.
 pub(super) fn leading_ipv4(text: &[u8]) -> Option<(Ipv4Addr, &[u8])> {
-    let (mut bits, mut rest) = (0, text);
-    for place in 0..4 {
-        if place > 0 {
-            rest = rest.strip_prefix(b".")?;
-        }
-        let (&first, after) = rest.split_first()?;
-        let mut octet = digit(first)?;
-        rest = after;
-        while let [byte, after @ ..] = rest
-            && let Some(digit) = digit(*byte)
-        {
-            // No leading zero, which is octal to some.
-            octet = if octet == 0 { return None } else { octet * 10 + digit };
-            if octet > 255 {
-                return None;
-            }
-            rest = after;
-        }
-        bits = bits << 8 | octet;
-    }
-    Some((Ipv4Addr::from_bits(bits), rest))
+    let (first, rest) = octet(text)?;
+    let (second, rest) = octet(rest.strip_prefix(b".")?)?;
+    let (third, rest) = octet(rest.strip_prefix(b".")?)?;
+    let (fourth, rest) = octet(rest.strip_prefix(b".")?)?;
+    let is_end = digit(rest, 0) > 9;
+    is_end.then(|| (Ipv4Addr::from_bits(first << 24 | second << 16 | third << 8 | fourth), rest))
 }
 
-fn digit(byte: u8) -> Option<u32> {
-    byte.is_ascii_digit().then(|| u32::from(byte - b'0'))
+/// A number to 255 of at most three digits, without the leading zeros that are octal to some.
+fn octet(text: &[u8]) -> Option<(u32, &[u8])> {
+    let [first, second, third] = [0, 1, 2].map(|place| digit(text, place));
+    let (value, digits) = match (first, second, third) {
+        (10.., ..) => return None,
+        (_, 10.., _) => (first, 1),
+        (0, ..) => return None,
+        (_, _, 10..) => (first * 10 + second, 2),
+        _ => (first * 100 + second * 10 + third, 3),
+    };
+    (value <= 255).then(|| (value, &text[digits..]))
+}
+
+/// The digit at a place; more than 9 where there is none.
+fn digit(text: &[u8], place: usize) -> u32 {
+    text.get(place).map_or(10, |&byte| u32::from(byte).wrapping_sub(u32::from(b'0')))
 }
 
 #[cfg(test)]
