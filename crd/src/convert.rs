@@ -7,14 +7,19 @@ use std::time::Duration;
 
 use ip_sentry_core::{
     detect::{
-        format::{self, FormatDraft},
+        client_ip::{self, ClientIpDraft},
+        escalation,
+        format::{self, FormatDraft, JsonDraft},
         policy::{self, PolicyDraft},
     },
     duration::GatewayDuration,
     net::{Network, NetworkError},
 };
 
-use crate::probe_policy::{Catalogue, Except, LogFormat, Preset, PrivateClients, ProbePolicySpec};
+use crate::probe_policy::{
+    Catalogue, ClientIp, ClientIpHeader, Escalation, Except, JsonFields, LogFormat, Preset, PrivateClients,
+    ProbePolicySpec,
+};
 
 /// Why a `ProbePolicy` can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -28,16 +33,18 @@ pub enum ConvertError {
         /// What a duration looks like.
         source: ip_sentry_core::duration::DurationError,
     },
-    /// An exempt network that isn't one.
-    #[error("spec.except.cidrs[{index}]: {source}")]
-    Except {
+    /// A network that isn't one.
+    #[error("spec.{field}[{index}]: {source}")]
+    Network {
+        /// The list's path below `spec`.
+        field: &'static str,
         /// Its place in the list.
         index: usize,
         /// What to write.
         source: NetworkError,
     },
-    /// Neither or both ways to say the format.
-    #[error("spec.format: give exactly one of preset and regex")]
+    /// None or several of the ways to say the format.
+    #[error("spec.format: give exactly one of preset, regex and json")]
     Format,
     /// A number that can't be, as a negative threshold.
     #[error("spec.{field}: {value} is out of range")]
@@ -59,23 +66,32 @@ pub fn policy(spec: &ProbePolicySpec) -> Result<policy::Policy, ConvertError> {
 
 fn draft(spec: &ProbePolicySpec) -> Result<PolicyDraft, ConvertError> {
     let none = Except::default();
-    let except = spec.except.as_ref().unwrap_or(&none);
+    let (matching, except) = (&spec.r#match, spec.except.as_ref().unwrap_or(&none));
     Ok(PolicyDraft {
         format: log_format(&spec.format)?,
-        catalogues: spec.r#match.catalogues.iter().map(|&catalogue| catalogue.into()).collect(),
-        patterns: spec.r#match.patterns.clone(),
-        except_cidrs: networks(&except.cidrs)?,
+        client_ip: spec.client_ip.as_ref().map(client_ip).transpose()?,
+        catalogues: matching.catalogues.iter().map(|&catalogue| catalogue.into()).collect(),
+        patterns: matching.patterns.clone(),
+        any_path: matching.any_path,
+        statuses: matching.statuses.clone(),
+        methods: matching.methods.clone(),
+        hosts: matching.hosts.clone(),
+        user_agents: matching.user_agents.clone(),
+        except_cidrs: networks("except.cidrs", &except.cidrs)?,
         except_patterns: except.patterns.clone(),
+        except_hosts: except.hosts.clone(),
+        except_user_agents: except.user_agents.clone(),
         threshold: number("threshold", spec.threshold)?,
         unique_pattern_threshold: number("uniquePatternThreshold", spec.unique_pattern_threshold)?,
+        unique_path_threshold: number("uniquePathThreshold", spec.unique_path_threshold)?,
         window: window(spec)?,
         ban_duration: duration("banDuration", &spec.ban_duration)?,
+        escalation: escalation(spec)?,
         ipv6_prefix: number("ipv6PrefixLength", spec.ipv6_prefix_length)?,
         private_clients: match spec.private_clients {
             PrivateClients::Ignore => policy::PrivateClients::Ignore,
             PrivateClients::Ban => policy::PrivateClients::Ban,
         },
-        ..PolicyDraft::default()
     })
 }
 
@@ -86,7 +102,17 @@ pub fn window(spec: &ProbePolicySpec) -> Result<Duration, ConvertError> {
 
 /// The networks that the policy exempts.
 pub fn exempt(spec: &ProbePolicySpec) -> Result<Vec<Network>, ConvertError> {
-    spec.except.as_ref().map_or(Ok(Vec::new()), |except| networks(&except.cidrs))
+    spec.except.as_ref().map_or(Ok(Vec::new()), |except| networks("except.cidrs", &except.cidrs))
+}
+
+/// How the bans of one source become longer, if they do.
+pub fn escalation(spec: &ProbePolicySpec) -> Result<Option<escalation::Escalation>, ConvertError> {
+    let Some(Escalation { factor, max_duration, memory }) = &spec.escalation else { return Ok(None) };
+    Ok(Some(escalation::Escalation {
+        factor: number("escalation.factor", *factor)?,
+        max_duration: duration("escalation.maxDuration", max_duration)?,
+        memory: duration("escalation.memory", memory)?,
+    }))
 }
 
 fn duration(field: &'static str, text: &str) -> Result<Duration, ConvertError> {
@@ -99,19 +125,35 @@ fn number<T: TryFrom<i32>>(field: &'static str, value: i32) -> Result<T, Convert
     T::try_from(value).map_err(|_| ConvertError::Number { field, value })
 }
 
-fn networks(texts: &[String]) -> Result<Vec<Network>, ConvertError> {
+fn networks(field: &'static str, texts: &[String]) -> Result<Vec<Network>, ConvertError> {
     let parse = |(index, text): (usize, &String)| {
-        text.parse().map_err(|source| ConvertError::Except { index, source })
+        text.parse().map_err(|source| ConvertError::Network { field, index, source })
     };
     texts.iter().enumerate().map(parse).collect()
 }
 
 fn log_format(given: &LogFormat) -> Result<FormatDraft, ConvertError> {
-    match (given.preset, &given.regex) {
-        (Some(Preset::NginxCombined), None) => Ok(FormatDraft::Preset(format::Preset::NginxCombined)),
-        (None, Some(regex)) => Ok(FormatDraft::Regex(regex.clone())),
+    match (given.preset, &given.regex, &given.json) {
+        (Some(Preset::NginxCombined), None, None) => Ok(FormatDraft::Preset(format::Preset::NginxCombined)),
+        (None, Some(regex), None) => Ok(FormatDraft::Regex(regex.clone())),
+        (None, None, Some(json)) => Ok(FormatDraft::Json(json_draft(json.clone()))),
         _ => Err(ConvertError::Format),
     }
+}
+
+fn json_draft(fields: JsonFields) -> JsonDraft {
+    let JsonFields { ip, path, status, method, host, user_agent, time, forwarded_for } = fields;
+    JsonDraft { ip, path, status, method, host, user_agent, time, forwarded_for }
+}
+
+fn client_ip(given: &ClientIp) -> Result<ClientIpDraft, ConvertError> {
+    Ok(ClientIpDraft {
+        header: match given.header {
+            ClientIpHeader::XForwardedFor => client_ip::ClientIpHeader::XForwardedFor,
+        },
+        trusted_hops: given.trusted_hops.map_or(Ok(0), |hops| number("clientIP.trustedHops", hops))?,
+        trusted_proxies: networks("clientIP.trustedProxies", &given.trusted_proxies)?,
+    })
 }
 
 impl From<Catalogue> for ip_sentry_core::detect::catalogue::Catalogue {
@@ -134,11 +176,74 @@ mod tests {
             serde_json::from_value(json!({"targetRefs": [{"group": "", "kind": "Service", "name": "web"}]}))
                 .unwrap();
         let draft = draft(&spec).unwrap();
-        assert_eq!((draft.threshold, draft.unique_pattern_threshold), (3, 2));
-        assert_eq!((draft.window.as_secs(), draft.ban_duration.as_secs()), (120, 86_400));
-        assert_eq!(draft.ipv6_prefix, 64);
-        assert_eq!(draft.private_clients, policy::PrivateClients::Ignore);
+        assert_eq!(draft, PolicyDraft::default());
         policy::Policy::compile(&draft).unwrap();
+    }
+
+    #[test]
+    fn every_field_arrives_where_it_is_read() {
+        let spec: ProbePolicySpec = serde_json::from_value(json!({
+            "podSelector": {},
+            "format": {"json": {
+                "ip": "/ip", "path": "/path", "status": "/status", "method": "/method", "host": "/host",
+                "userAgent": "/agent", "time": "/time", "forwardedFor": "/xff",
+            }},
+            "clientIP": {"trustedHops": 2, "trustedProxies": ["10.0.0.0/8"]},
+            "match": {
+                "anyPath": true, "statuses": ["4xx"], "methods": ["POST"], "hosts": ["*.example.com"],
+                "userAgents": ["sqlmap"],
+            },
+            "except": {
+                "cidrs": ["198.51.100.0/24"], "patterns": ["^/ok"], "hosts": ["api.example.com"],
+                "userAgents": ["monitor"],
+            },
+            "threshold": 5, "uniquePatternThreshold": 0, "uniquePathThreshold": 15,
+            "window": "2h", "banDuration": "168h", "escalation": {"factor": 2},
+            "ipv6PrefixLength": 56, "privateClients": "Ban",
+        }))
+        .unwrap();
+        let text = |text: &str| Some(text.to_owned());
+        let expect = PolicyDraft {
+            format: FormatDraft::Json(JsonDraft {
+                ip: "/ip".into(),
+                path: text("/path"),
+                status: text("/status"),
+                method: text("/method"),
+                host: text("/host"),
+                user_agent: text("/agent"),
+                time: text("/time"),
+                forwarded_for: text("/xff"),
+            }),
+            client_ip: Some(ClientIpDraft {
+                header: client_ip::ClientIpHeader::XForwardedFor,
+                trusted_hops: 2,
+                trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+            }),
+            catalogues: vec![],
+            patterns: vec![],
+            any_path: true,
+            statuses: vec!["4xx".into()],
+            methods: vec!["POST".into()],
+            hosts: vec!["*.example.com".into()],
+            user_agents: vec!["sqlmap".into()],
+            except_cidrs: vec!["198.51.100.0/24".parse().unwrap()],
+            except_patterns: vec!["^/ok".into()],
+            except_hosts: vec!["api.example.com".into()],
+            except_user_agents: vec!["monitor".into()],
+            threshold: 5,
+            unique_pattern_threshold: 0,
+            unique_path_threshold: 15,
+            window: Duration::from_hours(2),
+            ban_duration: Duration::from_hours(168),
+            escalation: Some(escalation::Escalation {
+                factor: 2,
+                max_duration: Duration::from_hours(672),
+                memory: Duration::from_hours(720),
+            }),
+            ipv6_prefix: 56,
+            private_clients: policy::PrivateClients::Ban,
+        };
+        assert_eq!(draft(&spec).unwrap(), expect);
     }
 
     #[test]
@@ -148,7 +253,13 @@ mod tests {
             (json!({"window": "soon"}),                            "spec.window: "),
             (json!({"banDuration": "1.5h"}),                       "spec.banDuration: "),
             (json!({"threshold": -1}),                             "spec.threshold: -1 is out of range"),
-            (json!({"format": {}}),                                "spec.format: give exactly one"),
+            (json!({"format": {}}),                                "spec.format: give exactly one of preset, regex and json"),
+            (json!({"format": {"regex": "^(\\S+) (\\S+)", "json": {"ip": "/ip"}}}), "spec.format: give exactly one"),
+            (json!({"uniquePathThreshold": -1}),                   "spec.uniquePathThreshold: -1 is out of range"),
+            (json!({"escalation": {"factor": -2}}),                "spec.escalation.factor: -2 is out of range"),
+            (json!({"escalation": {"factor": 2, "memory": "1d"}}), "spec.escalation.memory: "),
+            (json!({"clientIP": {"trustedHops": -1}}),             "spec.clientIP.trustedHops: -1 is out of range"),
+            (json!({"clientIP": {"trustedProxies": ["x"]}}),       "spec.clientIP.trustedProxies[0]: "),
             (json!({"except": {"cidrs": ["10.0.0.1"]}}),           "spec.except.cidrs[0]: write the prefix length too"),
             (json!({"match": {"patterns": ["^/a", "("]}}),         "spec.match.patterns[1]"),
             (json!({"format": {"regex": "(\\S+) only"}}),          "spec.format.regex"),

@@ -41,6 +41,7 @@ pub fn files() -> Vec<(String, String)> {
 fn value(crd: &CustomResourceDefinition) -> Value {
     let mut crd = serde_json::to_value(crd).unwrap_or_default();
     unwrap_descriptions(&mut crd);
+    drop_nulls(&mut root(&mut crd)["properties"]["spec"]);
     // A CRD that goes takes its objects along: Argo CD must not prune it with the rest.
     crd["metadata"]["annotations"] = json!({"argocd.argoproj.io/sync-options": "Prune=false,Delete=false"});
     crd
@@ -57,6 +58,19 @@ fn unwrap_descriptions(value: &mut Value) {
             field => unwrap_descriptions(field),
         }),
         Value::Array(items) => items.iter_mut().for_each(unwrap_descriptions),
+        _ => {}
+    }
+}
+
+/// Makes a null the same as nothing: the API server drops it where the schema does not say `nullable`, and else
+/// it would be there for CEL's `has()`.
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.remove("nullable");
+            fields.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
         _ => {}
     }
 }

@@ -1,5 +1,11 @@
 //! `ProbePolicy`: what probing looks like in one gateway's access log.
 
+mod client_ip;
+mod escalation;
+mod except;
+mod format;
+mod r#match;
+mod rules;
 mod status;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -9,6 +15,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::schema;
 
+pub use client_ip::{ClientIp, ClientIpHeader};
+pub use escalation::Escalation;
+pub use except::Except;
+pub use format::{JsonFields, LogFormat, Preset};
+pub use r#match::{Catalogue, Match};
 pub use status::{LastBan, ProbePolicyStatus};
 
 /// Which log is read, what counts as a hit, and how many hits earn a ban.
@@ -75,16 +86,7 @@ pub use status::{LastBan, ProbePolicyStatus};
     )
 )]
 #[serde(rename_all = "camelCase")]
-#[schemars(extend("x-kubernetes-validations" = [
-    {
-        "rule": "has(self.targetRefs) != has(self.podSelector)",
-        "message": "give exactly one of targetRefs and podSelector",
-    },
-    {
-        "rule": "self.threshold > 0 || self.uniquePatternThreshold > 0",
-        "message": "threshold and uniquePatternThreshold are both 0: nothing would ever be banned",
-    },
-]))]
+#[schemars(extend("x-kubernetes-validations" = rules::of_spec()))]
 pub struct ProbePolicySpec {
     /// The Gateways or Services whose pods' logs are read, in this policy's own namespace; 1 to 16. A Gateway's
     /// pods are those labelled `gateway.networking.k8s.io/gateway-name`, a Service's those of its selector.
@@ -104,6 +106,10 @@ pub struct ProbePolicySpec {
     /// How a line of the log reads. Default: preset `NginxCombined`.
     #[serde(default)]
     pub format: LogFormat,
+    /// Where the client's address is found when the gateway's peer is a proxy in front of it. Default: the peer
+    /// is the client, as the gateway saw it; nothing that a client sends can change that.
+    #[serde(default, rename = "clientIP", skip_serializing_if = "Option::is_none")]
+    pub client_ip: Option<ClientIp>,
     /// What a hit is. Default: the catalogue Default.
     #[serde(default, rename = "match")]
     pub r#match: Match,
@@ -119,14 +125,23 @@ pub struct ProbePolicySpec {
     #[serde(default = "two")]
     #[schemars(schema_with = "unique_pattern_threshold")]
     pub unique_pattern_threshold: i32,
+    /// Different paths that one source hits within the window and that earn a ban, 0 to 10,000; 0 turns it off.
+    /// Paths are told apart in their normalised form, without the query. Default 0.
+    #[serde(default)]
+    #[schemars(schema_with = "unique_path_threshold")]
+    pub unique_path_threshold: i32,
     /// How long a hit counts, by the log's own time; 1s to 24h. Default 2m.
     #[serde(default = "two_minutes")]
     #[schemars(schema_with = "window")]
     pub window: String,
-    /// How long a ban lasts from its last hit on; 1m to 8760h. Default 24h.
+    /// How long a source's first ban lasts, from its last hit on, and without escalation every ban; 1m to 8760h.
+    /// Default 24h.
     #[serde(default = "one_day")]
     #[schemars(schema_with = "ban_duration")]
     pub ban_duration: String,
+    /// How the bans of one source become longer. Default: every ban lasts banDuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub escalation: Option<Escalation>,
     /// The prefix length by which IPv6 sources are counted and banned, 32 to 128. Default 64: what one customer
     /// usually gets, who else would have 18 trillion million addresses to try.
     #[serde(default = "sixty_four")]
@@ -161,75 +176,6 @@ pub struct TargetRef {
     pub name: String,
 }
 
-/// How a line of the log reads: exactly one of the two.
-#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[schemars(extend("x-kubernetes-validations" = [{
-    "rule": "has(self.preset) != has(self.regex)",
-    "message": "give exactly one of format.preset and format.regex",
-}]))]
-pub struct LogFormat {
-    /// A well-known format. `NginxCombined`: what nginx and NGINX Gateway Fabric write by default, and the
-    /// common log format of Apache.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub preset: Option<Preset>,
-    /// A regular expression for one line, in the syntax that RE2 and Rust share, anchored with `^`. The groups
-    /// `(?P<ip>…)` and `(?P<path>…)` name the client and the request target, `(?P<method>…)` and
-    /// `(?P<status>…)` may be there for the evidence; without named groups the first is the client and the
-    /// second the target. At most 1,024 characters.
-    /// Put the client left of everything that a client writes itself, or it can forge another's address.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "format_regex")]
-    pub regex: Option<String>,
-}
-
-/// A well-known log format.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-pub enum Preset {
-    /// `203.0.113.7 - - [22/Nov/2026:10:00:00 +0000] "GET /wp-admin/ HTTP/1.1" 404 153 "-" "curl/8"`
-    NginxCombined,
-}
-
-/// What a hit is: a request whose path matches one of the catalogues' patterns or of your own.
-#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[schemars(extend("x-kubernetes-validations" = [{
-    "rule": "(has(self.catalogues) && self.catalogues.size() > 0) || (has(self.patterns) && self.patterns.size() > 0)",
-    "message": "say what a hit is: give match.catalogues or match.patterns",
-}]))]
-pub struct Match {
-    /// Lists of patterns that come with ip-sentry. `Default`: the 15 classic probe paths, such as /wp-admin,
-    /// /.env, /.git/ and /phpmyadmin.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "catalogues")]
-    pub catalogues: Vec<Catalogue>,
-    /// Your own patterns: regular expressions in the syntax that RE2 and Rust share, searched in the request
-    /// target (the normalised path, then `?` and the query); `^` is the path's root. At most 64 of at most 512
-    /// characters. The first that matches is the one reported; the catalogues' come before yours.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "schema::patterns")]
-    pub patterns: Vec<String>,
-}
-
-/// A list of patterns that comes with ip-sentry.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-pub enum Catalogue {
-    /// The 15 classic probe paths.
-    Default,
-}
-
-/// What is never counted.
-#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-pub struct Except {
-    /// Networks whose requests this policy ignores, as canonical CIDRs; at most 256. Adding one lifts this
-    /// policy's bans that overlap it. For networks that nobody may ever ban see ProtectedNetworks.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "except_cidrs")]
-    pub cidrs: Vec<String>,
-    /// Requests that are no hit though a pattern matches, by patterns of the same kind; at most 64.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "schema::patterns")]
-    pub patterns: Vec<String>,
-}
-
 /// What to do with clients of private addresses.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum PrivateClients {
@@ -248,18 +194,6 @@ pub enum Mode {
     Enforce,
     /// It only says what it would do.
     Shadow,
-}
-
-impl Default for LogFormat {
-    fn default() -> Self {
-        Self { preset: Some(Preset::NginxCombined), regex: None }
-    }
-}
-
-impl Default for Match {
-    fn default() -> Self {
-        Self { catalogues: vec![Catalogue::Default], patterns: Vec::new() }
-    }
 }
 
 fn three() -> i32 {
@@ -307,43 +241,16 @@ fn container(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "minLength": 1, "maxLength": 63})
 }
 
-fn format_regex(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "type": "string",
-        "minLength": 1,
-        "maxLength": 1024,
-        "x-kubernetes-validations": [
-            {
-                "rule": "self.startsWith('^')",
-                "message": "format.regex must start with ^: unanchored, a client could place a forged line inside its own",
-            },
-            {
-                "rule": "!''.matches(self)",
-                "message": "format.regex must compile as RE2 and must not match an empty line",
-            },
-            {
-                "rule": "self.contains('?P<') || self.contains('?<') ? (self.contains('<ip>') && self.contains('<path>')) : self.replace('(?:', '').matches('[(].*[(]')",
-                "message": "format.regex needs the groups (?P<ip>…) and (?P<path>…), or two plain groups: the client, then the path",
-            },
-        ],
-    })
-}
-
-fn catalogues(generator: &mut SchemaGenerator) -> Schema {
-    let items = generator.subschema_for::<Catalogue>();
-    json_schema!({"type": "array", "maxItems": 32, "x-kubernetes-list-type": "atomic", "items": items})
-}
-
-fn except_cidrs(generator: &mut SchemaGenerator) -> Schema {
-    schema::networks(generator, 256)
-}
-
 fn threshold(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "integer", "format": "int32", "minimum": 0, "maximum": 10_000})
 }
 
 fn unique_pattern_threshold(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "integer", "format": "int32", "minimum": 0, "maximum": 1_000})
+}
+
+fn unique_path_threshold(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "integer", "format": "int32", "minimum": 0, "maximum": 10_000})
 }
 
 fn ipv6_prefix_length(_: &mut SchemaGenerator) -> Schema {

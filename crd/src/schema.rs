@@ -7,7 +7,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::json;
 
 /// A GEP-2257 duration; the bounds are the caller's `x-kubernetes-validations`.
-const DURATION: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
+pub(crate) const DURATION: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
 
 /// A canonical network of any width.
 pub(crate) fn network(_: &mut SchemaGenerator) -> Schema {
@@ -101,6 +101,41 @@ pub(crate) fn patterns(_: &mut SchemaGenerator) -> Schema {
             "x-kubernetes-validations": [{
                 "rule": "!''.matches(self)",
                 "message": "a pattern must compile as RE2 and must not match the empty path",
+            }],
+        },
+    })
+}
+
+/// A list of at most 64 patterns for user agents.
+pub(crate) fn user_agents(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 64,
+        "x-kubernetes-list-type": "atomic",
+        "items": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 512,
+            "x-kubernetes-validations": [{
+                "rule": "!''.matches(self)",
+                "message": "a pattern must compile as RE2 and must not match the empty user agent",
+            }],
+        },
+    })
+}
+
+/// A list of at most 64 host names, or `*.` and what they end with.
+pub(crate) fn hosts(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 64,
+        "x-kubernetes-list-type": "atomic",
+        "items": {
+            "type": "string",
+            "maxLength": 253,
+            "x-kubernetes-validations": [{
+                "rule": "self.matches('^([*][.])?([A-Za-z0-9_-]+[.])*[A-Za-z0-9_-]+$')",
+                "message": "a host is a name such as shop.example.com, or *.example.com for every name below it; without a port",
             }],
         },
     })
