@@ -134,7 +134,7 @@ pub(crate) fn hosts(_: &mut SchemaGenerator) -> Schema {
             "type": "string",
             "maxLength": 253,
             "x-kubernetes-validations": [{
-                "rule": "self.matches('^([*][.])?([A-Za-z0-9_-]+[.])*[A-Za-z0-9_-]+$')",
+                "rule": "self.matches('^(([*][.])?([A-Za-z0-9_-]+[.])*[A-Za-z0-9_-]+|[[][0-9A-Fa-f:.]+[]])$')",
                 "message": "a host is a name such as shop.example.com, or *.example.com for every name below it; without a port",
             }],
         },
