@@ -28,7 +28,7 @@ use crate::{
     protected,
     state::State,
     status,
-    streams::{StreamState, Streams},
+    streams::{Reach, StreamState, Streams},
     tail::Container,
     targets::{self, Resolved},
 };
@@ -192,7 +192,7 @@ impl Control {
         }
         // A stream that starts reads back so far that no hit which still counts is missed.
         let back = SignedDuration::try_from(policies.longest_window()).unwrap_or(LONGEST_WINDOW);
-        self.streams.sync(wanted, now - back);
+        self.streams.sync(wanted, now - back, now);
         for (_, entry) in policies.iter() {
             if let Some(jail) = &entry.jail {
                 jail.jail().sweep(now);
@@ -216,13 +216,23 @@ impl Control {
                 let resolved = self.resolved.get(key).unwrap_or(&nothing);
                 let streams: Vec<StreamState> =
                     resolved.containers.iter().map(|container| self.streams.state(container)).collect();
+                let reaches: Vec<(&Container, Option<Reach>)> = entry
+                    .jail
+                    .iter()
+                    .flat_map(|jail| {
+                        resolved
+                            .containers
+                            .iter()
+                            .map(|container| (container, self.streams.reach(container, jail)))
+                    })
+                    .collect();
                 let old = objects
                     .iter()
                     .find(|object| is_named(object, key))
                     .and_then(|object| object.status.as_ref())
                     .map_or(&[][..], |status| &status.conditions);
                 let status = status::status(
-                    &status::Facts { entry, resolved, streams: &streams, held_back },
+                    &status::Facts { entry, resolved, streams: &streams, reaches: &reaches, held_back },
                     old,
                     now,
                 );

@@ -2,12 +2,14 @@
 //!
 //! Pure findings first, then the one function that writes them.
 
+use std::time::Duration;
+
 use ip_sentry_crd::{
     FIELD_MANAGER, ProbePolicy,
     condition::{self, Finding},
     probe_policy::ProbePolicyStatus,
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp, Unit};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{
     Api, Client,
@@ -18,8 +20,8 @@ use serde_json::json;
 use crate::{
     policies::{Entry, PolicyKey},
     recent::{ENOUGH_LINES, Tally},
-    streams::StreamState,
-    tail::Failure,
+    streams::{Reach, StreamState},
+    tail::{Container, Failure},
     targets::Resolved,
 };
 
@@ -31,6 +33,8 @@ pub struct Facts<'a> {
     pub resolved: &'a Resolved,
     /// The streams of its containers.
     pub streams: &'a [StreamState],
+    /// Since when it has seen every line of each container, where that is known.
+    pub reaches: &'a [(&'a Container, Option<Reach>)],
     /// Decisions, of all policies, that wait because bans are limited.
     pub held_back: usize,
 }
@@ -47,6 +51,7 @@ pub fn status(facts: &Facts<'_>, old: &[Condition], now: Timestamp) -> ProbePoli
         facts.resolved.finding.clone(),
         streaming(facts.streams),
         parsed(recent, sample.as_deref()),
+        window_complete(facts.entry.window, facts.reaches, now),
         client_ip_preserved(recent, &facts.resolved.hiding_services),
         bans_limited(facts.held_back),
     ];
@@ -126,6 +131,39 @@ fn parsed(recent: Tally, sample: Option<&str>) -> Finding {
     Finding::yes(KIND, "Parsed", "the lines have the policy's format")
 }
 
+/// Hits from before the policy saw a log are not counted: until the window has passed it, a source needs more of them.
+fn window_complete(window: Duration, reaches: &[(&Container, Option<Reach>)], now: Timestamp) -> Finding {
+    const KIND: &str = "WindowComplete";
+    let known: Option<Vec<_>> =
+        reaches.iter().map(|(container, reach)| Some((container, (*reach)?))).collect();
+    let Some((container, reach)) =
+        known.and_then(|known| known.into_iter().max_by_key(|(_, reach)| reach.since))
+    else {
+        return Finding::unknown(KIND, "Opening", "how far back the logs go is not known yet");
+    };
+    let window = SignedDuration::try_from(window).unwrap_or(SignedDuration::MAX);
+    let complete = reach.since.saturating_add(window).unwrap_or(Timestamp::MAX);
+    if complete <= now {
+        return Finding::yes(KIND, "Complete", "every hit of the last window was seen");
+    }
+    let (since, pod) = (whole_second(reach.since), &container.pod);
+    let until = format!("fewer hits than there were are counted until {}", whole_second(complete));
+    if reach.is_late_comer {
+        let message =
+            format!("the log of pod {pod} was read before this policy came to it at {since}: {until}");
+        return Finding::no(KIND, "NewToTheLog", message);
+    }
+    let message = format!(
+        "the node has the log of pod {pod} from {since} on only: {until}; for longer windows raise the kubelet's \
+         containerLogMaxSize"
+    );
+    Finding::no(KIND, "LogTooShort", message)
+}
+
+fn whole_second(time: Timestamp) -> Timestamp {
+    time.round(Unit::Second).unwrap_or(time)
+}
+
 fn client_ip_preserved(recent: Tally, hiding: &[String]) -> Finding {
     const KIND: &str = "ClientIPPreserved";
     if recent.requests < ENOUGH_LINES {
@@ -179,6 +217,32 @@ mod tests {
 
     fn lately(lines: u64, parsed: u64, hidden: u64) -> Tally {
         Tally { lines, parsed, foreign: lines - parsed, requests: parsed, hidden }
+    }
+
+    #[test]
+    fn a_window_that_reaches_back_before_the_log_says_so_until_it_has_passed() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let pod = |name: &str| Container {
+            namespace: "web".into(),
+            pod: name.into(),
+            uid: String::new(),
+            container: "nginx".into(),
+        };
+        let (first, second) = (pod("gw-1"), pod("gw-2"));
+        let reach = |second, is_late_comer| Some(Reach { since: at(second), is_late_comer });
+        #[rustfmt::skip]
+        let table = [
+            (vec![],                                                     100, None,        "Opening",     ""),
+            (vec![(&first, reach(0, false)), (&second, None)],           100, None,        "Opening",     ""),
+            (vec![(&first, reach(0, false)), (&second, reach(50, false))], 109, Some(false), "LogTooShort", "pod gw-2 from 1970-01-01T00:00:50Z on only: fewer hits than there were are counted until 1970-01-01T00:01:50Z"),
+            (vec![(&first, reach(0, false)), (&second, reach(50, true))],  109, Some(false), "NewToTheLog", "pod gw-2 was read before this policy came to it"),
+            (vec![(&first, reach(0, false)), (&second, reach(50, false))], 110, Some(true),  "Complete",    ""),
+        ];
+        for (reaches, now, status, reason, message) in table {
+            let finding = window_complete(Duration::from_mins(1), &reaches, at(now));
+            assert_eq!((finding.status, finding.reason), (status, reason), "{}", finding.message);
+            assert!(finding.message.contains(message), "{}", finding.message);
+        }
     }
 
     #[test]

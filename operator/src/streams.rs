@@ -41,12 +41,45 @@ pub enum StreamState {
     Failed(Failure, String),
 }
 
-type Followers = Arc<RwLock<Vec<Arc<PolicyJail>>>>;
+/// Since when a policy has seen every line of a container.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Reach {
+    /// From this time on no line is missing.
+    pub since: Timestamp,
+    /// That is when the policy came to a log that was read already; else it is where the log begins.
+    pub is_late_comer: bool,
+}
+
+/// A policy that reads a log.
+struct Follower {
+    jail: Arc<PolicyJail>,
+    /// When it came, if the log was read before.
+    joined: Option<Timestamp>,
+}
+
+type Followers = Arc<RwLock<Vec<Follower>>>;
 
 struct Running {
     followers: Followers,
     state: Arc<Mutex<StreamState>>,
+    /// How far back its log goes, once that is known.
+    reach: Arc<Mutex<Option<Timestamp>>>,
     cancel: CancellationToken,
+}
+
+impl Running {
+    /// Replaces the policies that read the log; which of them are new at `now` is remembered.
+    fn follow(&self, jails: Vec<Arc<PolicyJail>>, now: Timestamp) {
+        let mut followers = self.followers.write().unwrap_or_else(PoisonError::into_inner);
+        *followers = jails
+            .into_iter()
+            .map(|jail| {
+                let known = followers.iter().find(|follower| Arc::ptr_eq(&follower.jail, &jail));
+                let joined = known.map_or(Some(now), |known| known.joined);
+                Follower { jail, joined }
+            })
+            .collect();
+    }
 }
 
 /// All streams.
@@ -72,8 +105,14 @@ impl Streams {
         Self { running: HashMap::new(), client, protected, decided, metrics, cancel }
     }
 
-    /// Starts, keeps and ends streams so that exactly the `wanted` ones run; new ones start at `since`.
-    pub fn sync(&mut self, wanted: HashMap<Container, Vec<Arc<PolicyJail>>>, since: Timestamp) {
+    /// Starts, keeps and ends streams so that exactly the `wanted` ones run; those that are new at `now` start at
+    /// `since`.
+    pub fn sync(
+        &mut self,
+        wanted: HashMap<Container, Vec<Arc<PolicyJail>>>,
+        since: Timestamp,
+        now: Timestamp,
+    ) {
         self.running.retain(|container, running| {
             let stays = wanted.contains_key(container);
             if !stays {
@@ -83,7 +122,7 @@ impl Streams {
         });
         for (container, jails) in wanted {
             if let Some(running) = self.running.get(&container) {
-                *running.followers.write().unwrap_or_else(PoisonError::into_inner) = jails;
+                running.follow(jails, now);
             } else {
                 self.start(container, jails, since);
             }
@@ -100,15 +139,31 @@ impl Streams {
             .unwrap_or_default()
     }
 
+    /// Since when `policy` has seen every line of `container`, once that is known.
+    #[must_use]
+    pub fn reach(&self, container: &Container, policy: &Arc<PolicyJail>) -> Option<Reach> {
+        let running = self.running.get(container)?;
+        let log = (*running.reach.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let followers = running.followers.read().unwrap_or_else(PoisonError::into_inner);
+        let follower = followers.iter().find(|follower| Arc::ptr_eq(&follower.jail, policy))?;
+        Some(match follower.joined {
+            Some(joined) if joined > log => Reach { since: joined, is_late_comer: true },
+            _ => Reach { since: log, is_late_comer: false },
+        })
+    }
+
     fn start(&mut self, container: Container, jails: Vec<Arc<PolicyJail>>, since: Timestamp) {
+        let followers = jails.into_iter().map(|jail| Follower { jail, joined: None }).collect();
         let running = Running {
-            followers: Arc::new(RwLock::new(jails)),
+            followers: Arc::new(RwLock::new(followers)),
             state: Arc::default(),
+            reach: Arc::default(),
             cancel: self.cancel.child_token(),
         };
         let sink = GatewayLog {
             followers: running.followers.clone(),
             state: running.state.clone(),
+            reach: running.reach.clone(),
             protected: self.protected.clone(),
             decided: self.decided.clone(),
             metrics: self.metrics.clone(),
@@ -123,6 +178,7 @@ impl Streams {
 struct GatewayLog {
     followers: Followers,
     state: Arc<Mutex<StreamState>>,
+    reach: Arc<Mutex<Option<Timestamp>>>,
     protected: watch::Receiver<Arc<Networks>>,
     decided: mpsc::Sender<Decided>,
     metrics: Arc<Metrics>,
@@ -137,7 +193,9 @@ impl GatewayLog {
 impl LineSink for GatewayLog {
     fn line(&mut self, stamp: Timestamp, line: &[u8]) {
         let protected = self.protected.borrow();
-        for policy in self.followers.read().unwrap_or_else(PoisonError::into_inner).iter() {
+        for Follower { jail: policy, .. } in
+            self.followers.read().unwrap_or_else(PoisonError::into_inner).iter()
+        {
             if let Some(outcome) = policy.observe(stamp, line, &protected) {
                 // A full channel means thousands of bans wait: the source earns its own again if it goes on.
                 if self.decided.try_send(Decided { policy: policy.clone(), outcome }).is_err() {
@@ -150,6 +208,9 @@ impl LineSink for GatewayLog {
     fn event(&mut self, event: StreamEvent) {
         match event {
             StreamEvent::Opened => self.set(StreamState::Open),
+            StreamEvent::ReachesBack { to } => {
+                *self.reach.lock().unwrap_or_else(PoisonError::into_inner) = Some(to);
+            }
             StreamEvent::Closed { reason } => {
                 let label = match reason {
                     CloseReason::Eof => "eof",

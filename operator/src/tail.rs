@@ -61,6 +61,11 @@ pub trait LineSink: Send {
 pub enum StreamEvent {
     /// The API server has begun to send the log.
     Opened,
+    /// How far back the log goes, told once: what the container has written since then is handed over.
+    ReachesBack {
+        /// The start that was asked for, or the first line's stamp where the node has nothing from before it.
+        to: Timestamp,
+    },
     /// The stream ended; it is opened again.
     Closed {
         /// Why it ended.
@@ -140,6 +145,8 @@ pub struct Tail {
     instance: Option<Instance>,
     /// How often the log of the instance before the next one was asked for.
     drains: u8,
+    /// How far back the log goes has been told.
+    told_reach: bool,
     /// It has ended, and its log was read to the end.
     finished: bool,
     /// The last stream was closed for its silence.
@@ -178,6 +185,7 @@ impl Tail {
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(10)),
             instance: None,
             drains: 0,
+            told_reach: false,
             finished: false,
             was_idle: false,
         }
@@ -212,7 +220,7 @@ impl Tail {
         if self.is_new(&instance) {
             if self.is_worth_draining(&instance) {
                 self.drains += 1;
-                match self.read(Which::Previous, sink).await {
+                match self.read(Which::Previous, None, sink).await {
                     // Not found: the node has cleaned up.
                     Ok(CloseReason::Eof) | Err(Refusal { what: Failure::NotFound, .. }) => {}
                     Ok(_) => return self.backoff.delay(),
@@ -221,10 +229,11 @@ impl Tail {
             }
             self.adopt(instance.clone(), sink);
         }
+        let born = instance.born;
         if self.finished && !instance.running {
             return self.backoff.delay();
         }
-        match self.read(Which::Follow, sink).await {
+        match self.read(Which::Follow, born, sink).await {
             // Nothing is wrong with the log.
             Ok(CloseReason::Idle | CloseReason::Lifetime) => Duration::ZERO,
             Ok(reason) => {
@@ -256,12 +265,21 @@ impl Tail {
         }
     }
 
-    /// Opens a stream and reads it to its end.
-    async fn read(&mut self, which: Which, sink: &mut impl LineSink) -> Result<CloseReason, Refusal> {
+    /// Opens a stream and reads it to its end; `born` is when the log began, if that is known.
+    async fn read(
+        &mut self,
+        which: Which,
+        born: Option<Timestamp>,
+        sink: &mut impl LineSink,
+    ) -> Result<CloseReason, Refusal> {
         let reach_back = if self.was_idle { REACH_BACK_IDLE } else { REACH_BACK };
         let since = self.lines.reopen(reach_back);
         let body = stream::open(&self.client, &self.container, which, since).await?;
         sink.event(StreamEvent::Opened);
+        if !self.told_reach {
+            self.told_reach = true;
+            sink.event(StreamEvent::ReachesBack { to: self.reach(which, born).await });
+        }
         let lifetime = jittered(LIFETIME);
         let (reason, news) = stream::read(body, &mut self.lines, sink, &mut self.patience, lifetime).await;
         if news {
@@ -270,6 +288,17 @@ impl Tail {
         self.was_idle = reason == CloseReason::Idle;
         sink.event(StreamEvent::Closed { reason });
         Ok(reason)
+    }
+
+    /// Since when no line is missing. The kubelet serves what was written since it last rotated the log: an older
+    /// container's may begin later than it was asked for.
+    async fn reach(&self, which: Which, born: Option<Timestamp>) -> Timestamp {
+        if born.is_some_and(|born| born >= self.start) {
+            return self.start;
+        }
+        let first = stream::first_stamp(&self.client, &self.container, which).await;
+        // Where nobody can say, only what comes from now on is known to be whole.
+        first.unwrap_or_else(Timestamp::now).max(self.start)
     }
 
     /// Reports what went wrong. Returns how long to wait before the next attempt.

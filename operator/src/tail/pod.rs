@@ -25,6 +25,8 @@ pub(super) struct Instance {
     pub(super) id: String,
     /// Whether it may write more.
     pub(super) running: bool,
+    /// When it began, if none was before it: its log begins then.
+    pub(super) born: Option<Timestamp>,
     /// When the instance before it ended, if the kubelet may still have that one's log.
     pub(super) previous_ended: Option<Timestamp>,
 }
@@ -77,10 +79,15 @@ fn sight(status: &ContainerStatus) -> Sight {
     let id = |id: &Option<String>| id.clone().filter(|id| !id.is_empty());
     if let Some(id) = id(current) {
         let previous_ended = last.and_then(|last| last.finished_at.as_ref()).map(|time| time.0);
-        return Sight::Instance(Instance { id, running, previous_ended });
+        let began = state.and_then(|state| {
+            let ended = || state.terminated.as_ref().and_then(|ended| ended.started_at.as_ref());
+            state.running.as_ref().and_then(|running| running.started_at.as_ref()).or_else(ended)
+        });
+        let born = began.filter(|_| status.restart_count == 0).map(|time| time.0);
+        return Sight::Instance(Instance { id, running, born, previous_ended });
     }
     if let Some(id) = last.and_then(|last| id(&last.container_id)) {
-        return Sight::Instance(Instance { id, running: false, previous_ended: None });
+        return Sight::Instance(Instance { id, running: false, born: None, previous_ended: None });
     }
     let reason = state.and_then(|state| state.waiting.as_ref()).and_then(|waiting| waiting.reason.clone());
     Sight::Waiting(reason.unwrap_or_else(|| "the container has not started yet".into()))
@@ -110,13 +117,14 @@ mod tests {
     }
 
     fn status(state: &Value, last: &Value, id: &str) -> Value {
-        json!([{"name": "nginx", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+        json!([{"name": "nginx", "image": "", "imageID": "", "ready": true,
+            "restartCount": i32::from(last.as_object().is_some_and(|last| !last.is_empty())),
             "containerID": id, "state": state, "lastState": last}])
     }
 
-    fn instance(id: &str, running: bool, previous_ended: Option<&str>) -> Sight {
-        let previous_ended = previous_ended.map(|time| time.parse().unwrap());
-        Sight::Instance(Instance { id: id.into(), running, previous_ended })
+    fn instance(id: &str, running: bool, born: Option<&str>, previous_ended: Option<&str>) -> Sight {
+        let [born, previous_ended] = [born, previous_ended].map(|time| Some(time?.parse().unwrap()));
+        Sight::Instance(Instance { id: id.into(), running, born, previous_ended })
     }
 
     #[test]
@@ -126,10 +134,10 @@ mod tests {
         let waiting = || json!({"waiting": {"reason": "CrashLoopBackOff"}});
         #[rustfmt::skip]
         let table = [
-            (status(&running(), &json!({}), "c1"),      instance("c1", true, None)),
-            (status(&running(), &ended("c1"), "c2"),    instance("c2", true, Some("2026-11-22T08:00:00Z"))),
-            (status(&ended("c2"), &ended("c1"), "c2"),  instance("c2", false, Some("2026-11-22T08:00:00Z"))),
-            (status(&waiting(), &ended("c1"), "c1"),    instance("c1", false, None)),
+            (status(&running(), &json!({}), "c1"),      instance("c1", true, Some("2026-11-22T08:00:00Z"), None)),
+            (status(&running(), &ended("c1"), "c2"),    instance("c2", true, None, Some("2026-11-22T08:00:00Z"))),
+            (status(&ended("c2"), &ended("c1"), "c2"),  instance("c2", false, None, Some("2026-11-22T08:00:00Z"))),
+            (status(&waiting(), &ended("c1"), "c1"),    instance("c1", false, None, None)),
             (status(&waiting(), &json!({}), ""),        Sight::Waiting("CrashLoopBackOff".into())),
             (json!([]),                               Sight::Waiting("the kubelet has not seen the pod yet".into())),
         ];

@@ -13,13 +13,19 @@ use kube::{Client, Resource as _};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::lines::Lines;
-use super::{CloseReason, Container, Failure, LineSink};
+use super::{CloseReason, Container, Failure, LineSink, stamp};
 
 /// How long the API server may take to begin its answer: the kubelet sends its headers at once, lines or none.
 const OPEN_LIMIT: Duration = Duration::from_secs(30);
 
 /// What is read at most of an answer that is no log.
 const MAX_ERROR_BYTES: usize = 16 * 1024;
+
+/// How long the question may take how far back a log goes: its lines wait for the answer.
+const FIRST_STAMP_LIMIT: Duration = Duration::from_secs(5);
+
+/// How much of a log's beginning is asked for: the first line's stamp.
+const FIRST_STAMP_BYTES: i64 = 64;
 
 /// The longest wait that the API server may ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
@@ -91,13 +97,38 @@ pub(super) async fn open(
         timestamps: true,
         ..LogParams::default()
     };
-    let request = Request::new(Pod::url_path(&(), Some(&container.namespace)))
-        .logs(&container.pod, &params)
-        .map_err(|error| Refusal::new(Failure::Server, error.to_string()))?;
-    let answer = match timeout(OPEN_LIMIT, client.send(request.map(Body::from))).await {
-        Ok(answer) => answer.map_err(Refusal::from_error)?,
-        Err(_) => return Err(Refusal::new(Failure::Unreachable, "no answer within 30 s")),
+    match timeout(OPEN_LIMIT, request(client, container, &params)).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Refusal::new(Failure::Unreachable, "no answer within 30 s")),
+    }
+}
+
+/// The stamp of the first line that the node still has of a log, [`Timestamp::MIN`] when there is no line; `None` when
+/// nobody could say.
+pub(super) async fn first_stamp(client: &Client, container: &Container, which: Which) -> Option<Timestamp> {
+    let params = LogParams {
+        container: Some(container.container.clone()),
+        previous: which == Which::Previous,
+        limit_bytes: Some(FIRST_STAMP_BYTES),
+        timestamps: true,
+        ..LogParams::default()
     };
+    let read = async {
+        let body = request(client, container, &params).await.ok()?;
+        Limited::new(body, MAX_ERROR_BYTES).collect().await.ok().map(Collected::to_bytes)
+    };
+    let beginning = timeout(FIRST_STAMP_LIMIT, read).await.ok()??;
+    if beginning.is_empty() {
+        return Some(Timestamp::MIN);
+    }
+    stamp::split(&beginning).map(|(stamp, _)| stamp)
+}
+
+async fn request(client: &Client, container: &Container, params: &LogParams) -> Result<Body, Refusal> {
+    let request = Request::new(Pod::url_path(&(), Some(&container.namespace)))
+        .logs(&container.pod, params)
+        .map_err(|error| Refusal::new(Failure::Server, error.to_string()))?;
+    let answer = client.send(request.map(Body::from)).await.map_err(Refusal::from_error)?;
     if answer.status() == StatusCode::OK { Ok(answer.into_body()) } else { Err(refusal(answer).await) }
 }
 

@@ -96,12 +96,17 @@ impl LogServer {
                 .pod()
                 .map_or_else(|| status(404, "pods \"nginx\" not found", None), |pod| json_answer(200, &pod));
         }
+        let previous = query.contains("previous=true");
+        if query.contains("limitBytes=64") {
+            let run = state.runs.len().checked_sub(if previous { 2 } else { 1 }).map(|run| &state.runs[run]);
+            let first = run.and_then(|run| run.log.first()).map(|(_, text)| text.clone()).unwrap_or_default();
+            return Response::new(Answer::from(first[..first.len().min(64)].to_vec()));
+        }
         state.queries.push(query.into());
         let script = state.scripts.pop_front();
         if let Some(Script::Refuse(code, message, wait)) = script {
             return status(code, message, wait);
         }
-        let previous = query.contains("previous=true");
         let Some(run) = state.runs.len().checked_sub(if previous { 2 } else { 1 }) else {
             return status(400, "previous terminated container \"nginx\" in pod \"nginx\" not found", None);
         };
@@ -208,7 +213,10 @@ pub(crate) struct Record {
 #[derive(Clone, Default)]
 pub(crate) struct Heard {
     pub(crate) lines: Vec<String>,
+    /// What happened, but for how far back the log goes.
     pub(crate) events: Vec<StreamEvent>,
+    /// How far back the log goes, each time that it was told.
+    pub(crate) reach: Vec<Timestamp>,
 }
 
 impl LineSink for Record {
@@ -217,7 +225,11 @@ impl LineSink for Record {
     }
 
     fn event(&mut self, event: StreamEvent) {
-        self.heard.lock().unwrap().events.push(event);
+        let mut heard = self.heard.lock().unwrap();
+        match event {
+            StreamEvent::ReachesBack { to } => heard.reach.push(to),
+            event => heard.events.push(event),
+        }
     }
 }
 

@@ -124,3 +124,22 @@ async fn a_tail_ends_with_its_pod() {
         assert_eq!(ended, Ended::PodGone);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_was_rotated_after_the_start_is_told_once_to_begin_later() {
+    // (first line that the node has, start, reach)
+    for (first, start, expect) in [(500, 0, 500), (0, 500, 500), (500, 500, 500)] {
+        let server = LogServer::new(numbered([first, 600])).with_scripts([Script::End(40)]);
+        let following = Following::start(&server, at(start));
+        let (heard, _) = following.until(SOON, |heard| heard.lines.contains(&"1".to_owned())).await;
+        assert_eq!(heard.reach, [at(expect)], "first line at {first}, start at {start}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_without_a_line_misses_none() {
+    let server = LogServer::new(Vec::new());
+    let following = Following::start(&server, at(0));
+    let (heard, _) = following.until(SOON, |heard| !heard.reach.is_empty()).await;
+    assert_eq!(heard.reach, [at(0)]);
+}
