@@ -21,6 +21,13 @@ impl GatewayDuration {
     }
 }
 
+impl From<Duration> for GatewayDuration {
+    /// What is below a millisecond is left out.
+    fn from(duration: Duration) -> Self {
+        Self(Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
 impl FromStr for GatewayDuration {
     type Err = DurationError;
 

@@ -110,7 +110,8 @@ pub struct IPBanSpec {
     /// The ProbePolicy whose count was reached. Detected bans only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy_ref: Option<PolicyRef>,
-    /// The how-manieth ban of this source this is, over all policies; 1 is the first. Detected bans only.
+    /// The how-manieth ban of this source this is: one more than those, over all policies, that ended within the
+    /// memory of the policy's escalation, or without one that are remembered. Detected bans only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "offence")]
     pub offence: Option<i32>,

@@ -18,7 +18,7 @@ use crate::schema;
     category = "ip-sentry",
     derive = "PartialEq",
     derive = "Default",
-    doc = "How often sources were banned and how their last ban ended: what the operator must still know when the IPBan is gone. Sharded by a hash of the network. Written by the operator only; no field is meant to be edited. Deleting one forgets the offences in it.",
+    doc = "When the bans of sources ended: what the operator must still know when the IPBan is gone. Sharded by a hash of the network. Written by the operator only; no field is meant to be edited. Deleting one forgets the offences in it.",
     printcolumn(
         name = "Age",
         type_ = "date",
@@ -41,14 +41,23 @@ pub struct Offences {
     /// The network, as in the bans' `spec.cidr`.
     #[schemars(schema_with = "schema::plain_network")]
     pub cidr: String,
-    /// Bans so far, over all policies.
-    pub bans: i32,
-    /// When the last ban ended, or absent while it lasts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ended_at: Option<Time>,
+    /// When its bans ended, over all policies: the last 20, oldest first. What a policy's escalation counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "ends")]
+    pub ends: Vec<Time>,
     /// When a ban of this source was last lifted by hand. Lines stamped before that never ban it again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lifted_at: Option<Time>,
+}
+
+fn ends(generator: &mut SchemaGenerator) -> Schema {
+    let items = generator.subschema_for::<Time>();
+    json_schema!({
+        "type": "array",
+        "maxItems": 20,
+        "x-kubernetes-list-type": "atomic",
+        "items": items,
+    })
 }
 
 fn entries(generator: &mut SchemaGenerator) -> Schema {

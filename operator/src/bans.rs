@@ -36,8 +36,6 @@ pub struct Ban {
     pub expires_at: Option<Timestamp>,
     /// The policy it comes from.
     pub policy: Option<PolicyRef>,
-    /// The how-manieth ban of the source.
-    pub offence: Option<i32>,
     /// Since when it is being deleted; it is not enforced any more.
     pub deleting_since: Option<Timestamp>,
     /// The place of our finalizer in its list, while it holds the object.
@@ -78,7 +76,6 @@ impl Ban {
             origin: object.spec.origin,
             expires_at: object.spec.expires_at.as_ref().map(|time| time.0),
             policy: object.spec.policy_ref.clone(),
-            offence: object.spec.offence,
             deleting_since: object.meta().deletion_timestamp.as_ref().map(|time| time.0),
             finalizer: object.finalizers().iter().position(|finalizer| finalizer == TTL_FINALIZER),
             is_managed: object.labels().get(MANAGED_BY_LABEL).is_some_and(|value| value == MANAGED_BY),
@@ -99,6 +96,19 @@ impl Ban {
     #[must_use]
     pub fn lifted_at(&self) -> Option<Timestamp> {
         self.deleting_since.filter(|&deleted| self.expires_at.is_none_or(|end| deleted < end))
+    }
+
+    /// When it ended, of one that is being deleted or is over, and what its source's next ban counts: by hand, or at
+    /// its time. Every replica that sees the object comes to the same.
+    #[must_use]
+    pub fn ended_at(&self) -> Option<Timestamp> {
+        self.lifted_at().or(self.expires_at).or(self.deleting_since)
+    }
+
+    /// Whether its end is an offence of its source: the operator has made it.
+    #[must_use]
+    pub fn is_offence(&self) -> bool {
+        self.is_managed && self.origin == Origin::Detected
     }
 }
 
@@ -253,7 +263,6 @@ impl Ban {
             origin: Origin::Detected,
             expires_at: Timestamp::from_second(100).ok(),
             policy: None,
-            offence: Some(1),
             deleting_since: None,
             finalizer: Some(0),
             is_managed: true,

@@ -193,6 +193,8 @@ impl Control {
         // A stream that starts reads back so far that no hit which still counts is missed.
         let back = SignedDuration::try_from(policies.longest_window()).unwrap_or(LONGEST_WINDOW);
         self.streams.sync(wanted, now - back, now);
+        let forgotten = self.state.history.with(|history| history.forgotten());
+        metrics::mirror(&self.state.metrics.offences_forgotten, forgotten);
         for (_, entry) in policies.iter() {
             if let Some(jail) = &entry.jail {
                 jail.jail().sweep(now);

@@ -11,7 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ip_sentry_core::{detect::decision::Decision, net::Source};
+use ip_sentry_core::{
+    detect::{decision::Decision, escalation},
+    duration::GatewayDuration,
+    net::Source,
+};
 use jiff::Timestamp;
 use tokio::{
     sync::{Notify, mpsc},
@@ -87,7 +91,7 @@ fn moot(
     decision: &Decision,
     expires_at: Timestamp,
     bans: &Bans,
-    memory: Memory,
+    memory: &Memory,
     is_protected: bool,
     policy_enforces: bool,
     now: Timestamp,
@@ -110,10 +114,9 @@ fn moot(
     }
 }
 
-/// When a decision's ban would end, after those that its source had.
-fn expires_at(state: &State, decision: &Decision) -> Timestamp {
-    let offence = state.history.with(|history| history.next_offence(decision.source));
-    decision.expires_at(u32::try_from(offence).unwrap_or(1))
+/// The ban that a decision asks for, after those that its source had.
+fn sentence(state: &State, decision: &Decision) -> escalation::Ban {
+    state.history.with(|history| history.ban_for(decision))
 }
 
 /// The decisions that wait, one a source.
@@ -121,7 +124,7 @@ pub struct Docket {
     state: Arc<State>,
     waiting: HashMap<Source, Waiting>,
     budget: Budget,
-    writes: JoinSet<(Source, Result<Published, PublishError>)>,
+    writes: JoinSet<(Source, escalation::Ban, Result<Published, PublishError>)>,
     /// Told when bans, protected networks or policies change, and when this replica begins to lead.
     changed: Arc<Notify>,
 }
@@ -147,8 +150,8 @@ impl Docket {
             tokio::select! {
                 Some(one) = decided.recv() => self.take_in(one),
                 Some(done) = self.writes.join_next() => {
-                    if let Ok((source, result)) = done {
-                        self.written(source, result);
+                    if let Ok((source, sentence, result)) = done {
+                        self.written(source, sentence, result);
                     }
                 }
                 () = changed.notified() => {}
@@ -159,8 +162,8 @@ impl Docket {
             self.write();
         }
         while let Some(done) = self.writes.join_next().await {
-            if let Ok((source, result)) = done {
-                self.written(source, result);
+            if let Ok((source, sentence, result)) = done {
+                self.written(source, sentence, result);
             }
         }
     }
@@ -186,9 +189,13 @@ impl Docket {
             }
             Outcome::Earned(decision) if !policy.enforces() => {
                 state.tell_if_leading(&policy, What::WouldBan, None, || {
-                    let end = expires_at(state, &decision);
-                    let (hits, reason) = (decision.evidence.hits, &decision.reason);
-                    format!("Shadow: {} would be banned until {end}: {hits} hits, {reason}", decision.source)
+                    let escalation::Ban { offence, length, expires_at: end } = sentence(state, &decision);
+                    let (source, hits, reason) = (decision.source, decision.evidence.hits, &decision.reason);
+                    let length = GatewayDuration::from(length);
+                    format!(
+                        "Shadow: {source} would be banned for {length} until {end}: {hits} hits, {reason}, \
+                         offence {offence}"
+                    )
                 });
             }
             Outcome::Earned(decision) => {
@@ -206,7 +213,8 @@ impl Docket {
                     held_back: false,
                 });
                 // Of two decisions about one source the one that lasts longer counts.
-                if expires_at(state, &decision) > expires_at(state, &waiting.decision) {
+                let end = |decision| sentence(state, decision).expires_at;
+                if end(&decision) > end(&waiting.decision) {
                     waiting.policy = policy;
                     waiting.decision = decision;
                 }
@@ -229,8 +237,8 @@ impl Docket {
             };
             let is_protected = exempts || state.protected().overlaps(&network);
             let memory = state.history.with(|history| history.get(decision.source));
-            let expires_at = expires_at(&state, decision);
-            let moot = moot(decision, expires_at, &state.bans(), memory, is_protected, enforces, now);
+            let end = sentence(&state, decision).expires_at;
+            let moot = moot(decision, end, &state.bans(), &memory, is_protected, enforces, now);
             if let Some(moot) = moot {
                 Metrics::count(&state.metrics.decisions_dropped, moot.label());
                 if moot == Moot::Protected {
@@ -269,9 +277,10 @@ impl Docket {
             waiting.held_back = false;
             let (publisher, policy) = (self.state.publisher.clone(), waiting.policy.key.clone());
             let decision = waiting.decision.clone();
-            let offence = self.state.history.with(|history| history.next_offence(source));
+            let sentence = sentence(&self.state, &decision);
             self.writes.spawn(async move {
-                (source, publisher.publish(&policy, &decision, offence, Timestamp::now()).await)
+                let result = publisher.publish(&policy, &decision, sentence, Timestamp::now()).await;
+                (source, sentence, result)
             });
         }
         // Those whose next turn has not come wait too: counting only the due ones would say in between that none does.
@@ -280,7 +289,12 @@ impl Docket {
         metrics::level(&self.state.metrics.decisions_held_back, held_back);
     }
 
-    fn written(&mut self, source: Source, result: Result<Published, PublishError>) {
+    fn written(
+        &mut self,
+        source: Source,
+        sentence: escalation::Ban,
+        result: Result<Published, PublishError>,
+    ) {
         let Some(waiting) = self.waiting.get_mut(&source) else { return };
         waiting.in_flight = false;
         let (metrics, decision) = (&self.state.metrics, &waiting.decision);
@@ -296,7 +310,7 @@ impl Docket {
             Ok(Published::Created) => {
                 let delay = Timestamp::now().duration_since(decision.evidence.last_seen);
                 metrics.ban_delay.observe(delay.as_secs_f64());
-                self.state.begun(&waiting.policy, decision);
+                self.state.begun(&waiting.policy, decision, sentence);
                 self.waiting.remove(&source);
             }
             Ok(Published::Extended | Published::AlreadyEnforced) => {
@@ -353,20 +367,20 @@ mod tests {
 
     #[test]
     fn a_decision_is_dropped_only_when_it_can_do_no_good_or_would_do_harm() {
-        let lifted = |second| Memory { bans: 1, ended_at: Some(at(second)), lifted_at: Some(at(second)) };
-        let none = Memory::default();
+        let lifted = |second| Memory { lifted_at: Some(at(second)), ..Memory::default() };
+        let none = Memory::default;
         let earlier = Ban { expires_at: Some(at(150)), ..ban() };
         let going = Ban { deleting_since: Some(at(95)), ..ban() };
         #[rustfmt::skip]
         let table = [
             // ban             memory      protected  enforces  now  expect
-            (None,             none,       false,     true,     110, None),
-            (None,             none,       true,      true,     110, Some(Moot::Protected)),
-            (None,             none,       false,     false,    110, Some(Moot::PolicyGone)),
-            (None,             none,       false,     true,     200, Some(Moot::Over)),
-            (Some(ban()),      none,       false,     true,     110, Some(Moot::Enforced)),
-            (Some(earlier),    none,       false,     true,     110, None),
-            (Some(going),      none,       false,     true,     110, Some(Moot::Lifted)),
+            (None,             none(),       false,     true,     110, None),
+            (None,             none(),       true,      true,     110, Some(Moot::Protected)),
+            (None,             none(),       false,     false,    110, Some(Moot::PolicyGone)),
+            (None,             none(),       false,     true,     200, Some(Moot::Over)),
+            (Some(ban()),      none(),       false,     true,     110, Some(Moot::Enforced)),
+            (Some(earlier),    none(),       false,     true,     110, None),
+            (Some(going),      none(),       false,     true,     110, Some(Moot::Lifted)),
             (None,             lifted(95), false,     true,     110, Some(Moot::Lifted)),
             (None,             lifted(88), false,     true,     110, Some(Moot::Lifted)),
             (None,             lifted(87), false,     true,     110, None),
@@ -379,7 +393,7 @@ mod tests {
             }
             bans.list_done();
             assert_eq!(
-                moot(&decision(), at(200), &bans, memory, protected, enforces, at(now)),
+                moot(&decision(), at(200), &bans, &memory, protected, enforces, at(now)),
                 expect,
                 "row {index}"
             );

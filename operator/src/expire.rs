@@ -166,9 +166,14 @@ impl Expiry {
     /// Writes down how it ended, then takes our finalizer off.
     async fn release(&self, ban: &Ban) -> Result<(), ExpireError> {
         let lifted = ban.lifted_at();
-        let ended_at = lifted.or(ban.expires_at).or(ban.deleting_since).unwrap_or_default();
-        let offence = ban.offence.unwrap_or(1);
-        self.state.history.with(|history| history.end(ban.source, offence, ended_at, lifted));
+        self.state.history.with(|history| {
+            if let Some(ended) = ban.ended_at().filter(|_| ban.is_offence()) {
+                history.end(ban.source, ended);
+            }
+            if let Some(lifted) = lifted {
+                history.lift(ban.source, lifted);
+            }
+        });
         match self.state.history.flush_shard_of(ban.source).await {
             Ok(()) => {}
             Err(StoreError::Deposed) => return Err(ExpireError::Deposed),

@@ -1,15 +1,20 @@
-//! What is remembered of a source when its ban is gone: how often it was banned, when the last ban ended,
-//! when one was lifted by hand.
+//! What is remembered of a source when its ban is gone: when its bans ended, and when one was lifted by hand.
 //!
 //! [`History`] is the table, spread over [`SHARDS`] shards by a hash of the network; [`store`] keeps it in
-//! `OffenceHistory` objects. Merging is by "the later wins", so two leaders, or a leader and what it reads
-//! back, always agree in the end.
+//! `OffenceHistory` objects. Merging is by union and by "the later wins", so two leaders, or a leader and what
+//! it reads back, always agree in the end.
 
 pub mod store;
 
 use std::collections::{BTreeSet, HashMap};
 
-use ip_sentry_core::net::Source;
+use ip_sentry_core::{
+    detect::{
+        decision::Decision,
+        escalation::{Ban, PastBans},
+    },
+    net::Source,
+};
 use ip_sentry_crd::offence_history::Offences;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -20,26 +25,19 @@ pub const SHARDS: usize = 64;
 pub const SHARD_CAPACITY: usize = 1024;
 
 /// What is remembered of one source.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Memory {
-    /// Bans so far.
-    pub bans: i32,
-    /// When the last ended; `None` while it lasts.
-    pub ended_at: Option<Timestamp>,
+    /// When its bans ended.
+    pub past: PastBans,
     /// When one was last lifted by hand.
     pub lifted_at: Option<Timestamp>,
 }
 
 impl Memory {
-    /// Both memories in one: the later ban decides whether one lasts, the latest times win.
-    #[must_use]
-    fn merge(self, other: Self) -> Self {
-        let ended_at = match self.bans.cmp(&other.bans) {
-            std::cmp::Ordering::Less => other.ended_at,
-            std::cmp::Ordering::Greater => self.ended_at,
-            std::cmp::Ordering::Equal => self.ended_at.max(other.ended_at),
-        };
-        Self { bans: self.bans.max(other.bans), ended_at, lifted_at: self.lifted_at.max(other.lifted_at) }
+    /// Takes in what another one knows.
+    fn merge(&mut self, other: &Self) {
+        other.past.ends().for_each(|end| self.past.end(end));
+        self.lifted_at = self.lifted_at.max(other.lifted_at);
     }
 }
 
@@ -48,45 +46,42 @@ impl Memory {
 pub struct History {
     sources: HashMap<Source, Memory>,
     dirty: BTreeSet<usize>,
+    forgotten: u64,
 }
 
 impl History {
     /// What is known of `source`.
     #[must_use]
     pub fn get(&self, source: Source) -> Memory {
-        self.sources.get(&source).copied().unwrap_or_default()
+        self.sources.get(&source).cloned().unwrap_or_default()
     }
 
-    /// The how-manieth ban a new one of `source` is: one more than those that ended.
+    /// The ban that a decision asks for, after those of its source that have ended.
+    ///
+    /// A ban that lasts has no end yet: the decision that led to it asks for the same one again.
     #[must_use]
-    pub fn next_offence(&self, source: Source) -> i32 {
-        let known = self.get(source);
-        // A ban that never ended here is the one being made again by a new leader.
-        if known.ended_at.is_some() { known.bans.saturating_add(1) } else { known.bans.max(1) }
+    pub fn ban_for(&self, decision: &Decision) -> Ban {
+        match self.sources.get(&decision.source) {
+            Some(known) => known.past.ban_for(decision),
+            None => PastBans::default().ban_for(decision),
+        }
     }
 
-    /// A ban of `source` began, its `offence`-th.
-    pub fn begin(&mut self, source: Source, offence: i32) {
-        let known = self.get(source);
-        self.remember(source, Memory { bans: offence, ended_at: None, lifted_at: known.lifted_at });
+    /// A ban of `source` ended.
+    pub fn end(&mut self, source: Source, at: Timestamp) {
+        self.remember(source, &Memory { past: PastBans::from_iter([at]), lifted_at: None });
     }
 
-    /// The `offence`-th ban of `source` ended at `ended_at`; by hand at `lifted_at`, if so.
-    pub fn end(&mut self, source: Source, offence: i32, ended_at: Timestamp, lifted_at: Option<Timestamp>) {
-        self.remember(source, Memory { bans: offence, ended_at: Some(ended_at), lifted_at });
+    /// A ban of `source` was lifted by hand.
+    pub fn lift(&mut self, source: Source, at: Timestamp) {
+        self.remember(source, &Memory { past: PastBans::default(), lifted_at: Some(at) });
     }
 
-    /// A ban of `source` that nobody counted, as a manual one, was lifted by hand.
-    pub fn lift(&mut self, source: Source, lifted_at: Timestamp) {
-        let known = self.get(source);
-        self.remember(source, Memory { lifted_at: Some(lifted_at), ..known });
-    }
-
-    fn remember(&mut self, source: Source, news: Memory) {
+    fn remember(&mut self, source: Source, news: &Memory) {
         let known = self.sources.entry(source).or_default();
-        let merged = known.merge(news);
-        if *known != merged {
-            *known = merged;
+        let before = known.clone();
+        known.merge(news);
+        if *known != before {
             self.dirty.insert(shard_of(source));
         }
     }
@@ -100,41 +95,50 @@ impl History {
                 continue;
             };
             let news = Memory {
-                bans: entry.bans,
-                ended_at: entry.ended_at.as_ref().map(|time| time.0),
+                past: entry.ends.iter().map(|time| time.0).collect(),
                 lifted_at: entry.lifted_at.as_ref().map(|time| time.0),
             };
-            let known = self.sources.entry(source).or_default();
-            *known = known.merge(news);
+            self.sources.entry(source).or_default().merge(&news);
         }
         unreadable
     }
 
-    /// The entries that shard `index` is to hold, in order; the ones whose bans ended longest ago go first when
-    /// there are too many, and are forgotten here as well.
+    /// The entries that shard `index` is to hold, in order. When there are too many, the sources whose last ban ended
+    /// longest ago go first; they are forgotten here as well, and counted.
     pub fn shard(&mut self, index: usize) -> Vec<Offences> {
-        let mut entries: Vec<(Source, Memory)> = self
+        let in_shard = |source: Source| shard_of(source) == index;
+        let mut latest: Vec<(Option<Timestamp>, Source)> = self
             .sources
             .iter()
-            .filter(|&(&source, _)| shard_of(source) == index)
-            .map(|(&source, &memory)| (source, memory))
+            .filter(|&(&source, _)| in_shard(source))
+            .map(|(&source, memory)| (memory.past.last().max(memory.lifted_at), source))
             .collect();
-        if entries.len() > SHARD_CAPACITY {
-            entries.sort_by_key(|(_, memory)| std::cmp::Reverse(memory.ended_at.unwrap_or(Timestamp::MAX)));
-            for (source, _) in entries.drain(SHARD_CAPACITY..) {
-                self.sources.remove(&source);
-            }
+        latest.sort_unstable();
+        for (_, source) in latest.iter().rev().skip(SHARD_CAPACITY) {
+            self.sources.remove(source);
+            self.forgotten += 1;
         }
+        let mut entries: Vec<(Source, &Memory)> = self
+            .sources
+            .iter()
+            .filter(|&(&source, _)| in_shard(source))
+            .map(|(&source, memory)| (source, memory))
+            .collect();
         entries.sort_by_key(|&(source, _)| source);
         entries
             .into_iter()
             .map(|(source, memory)| Offences {
                 cidr: source.to_string(),
-                bans: memory.bans,
-                ended_at: memory.ended_at.map(Time),
+                ends: memory.past.ends().map(Time).collect(),
                 lifted_at: memory.lifted_at.map(Time),
             })
             .collect()
+    }
+
+    /// Sources that were forgotten because there were too many.
+    #[must_use]
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten
     }
 
     /// The shards that changed since they were last written.
@@ -172,6 +176,12 @@ pub fn shard_of(source: Source) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use ip_sentry_core::detect::{
+        decision::Evidence,
+        escalation::{BanTime, Escalation},
+    };
     use proptest::prelude::*;
 
     use super::*;
@@ -184,34 +194,66 @@ mod tests {
         "203.0.113.7/32".parse().unwrap()
     }
 
+    fn decision(last_seen: i64, memory: u64) -> Decision {
+        let escalation = Escalation {
+            factor: 2,
+            max_duration: Duration::from_hours(1),
+            memory: Duration::from_secs(memory),
+        };
+        Decision {
+            source: source(),
+            reason: String::new(),
+            evidence: Evidence {
+                hits: 3,
+                first_seen: at(last_seen - 1),
+                last_seen: at(last_seen),
+                samples: Vec::new(),
+            },
+            ban_time: BanTime { first: Duration::from_secs(100), escalation: Some(escalation) },
+        }
+    }
+
     #[test]
-    fn an_offence_counts_once_its_ban_has_ended() {
+    fn an_offence_counts_once_its_ban_has_ended_and_as_long_as_the_policy_remembers() {
         let mut history = History::default();
-        assert_eq!(history.next_offence(source()), 1);
-        history.begin(source(), 1);
-        assert_eq!(history.next_offence(source()), 1, "the same ban, made again by a new leader");
-        history.end(source(), 1, at(100), None);
-        assert_eq!(history.next_offence(source()), 2);
-        history.begin(source(), 2);
-        assert_eq!(history.next_offence(source()), 2);
+        assert_eq!(history.ban_for(&decision(1_000, 500)).offence, 1);
+        history.end(source(), at(1_100));
+        history.end(source(), at(1_100)); // told by another leader too
+        #[rustfmt::skip]
+        let table = [
+            // last hit, memory, offence
+            (1_000,      500,    1), // the same ban, decided anew from lines that were read again
+            (1_100,      500,    2),
+            (1_600,      500,    2),
+            (1_601,      500,    1),
+            (1_601,      501,    2),
+        ];
+        for (last_seen, memory, offence) in table {
+            let ban = history.ban_for(&decision(last_seen, memory));
+            assert_eq!(ban.offence, offence, "last hit at {last_seen}, memory {memory}");
+            let length = ban.expires_at.duration_since(at(last_seen)).as_secs();
+            assert_eq!(length >= 200, offence == 2, "{length} s");
+        }
     }
 
     #[test]
     fn what_is_written_reads_back_the_same() {
         let mut history = History::default();
-        history.begin(source(), 1);
-        history.end(source(), 1, at(100), Some(at(90)));
+        history.end(source(), at(100));
+        history.end(source(), at(300));
+        history.lift(source(), at(300));
         let [index] = history.dirty()[..] else { panic!("one dirty shard") };
         let entries = history.shard(index);
         let mut other = History::default();
         assert_eq!(other.read(&entries), 0);
         assert_eq!(other.get(source()), history.get(source()));
+        assert_eq!(other.ban_for(&decision(400, 1_000)).offence, 3);
         assert!(other.dirty().is_empty(), "what was read needs no writing");
-        assert_eq!(other.lifted_since(at(0)).collect::<Vec<_>>(), [(source(), at(90))]);
+        assert_eq!(other.lifted_since(at(0)).collect::<Vec<_>>(), [(source(), at(300))]);
     }
 
     #[test]
-    fn a_full_shard_forgets_whose_ban_ended_longest_ago() {
+    fn a_full_shard_forgets_whose_ban_ended_longest_ago_and_counts_it() {
         let mut history = History::default();
         let in_shard_0 =
             (0u32..).map(|bits| Source::of(std::net::Ipv4Addr::from_bits(0x0b00_0000 + bits).into(), 64));
@@ -221,29 +263,38 @@ mod tests {
             .take(SHARD_CAPACITY + 2)
             .collect();
         for (index, &source) in sources.iter().enumerate() {
-            history.end(source, 1, at(1000 + i64::try_from(index).unwrap()), None);
+            history.end(source, at(1000 + i64::try_from(index).unwrap()));
         }
-        history.begin(sources[0], 2); // lasts: never the first to go
+        history.end(sources[0], at(9_000));
         let kept = history.shard(0);
         assert_eq!(kept.len(), SHARD_CAPACITY);
-        assert_eq!(history.get(sources[0]).bans, 2);
+        assert_eq!(history.forgotten(), 2);
+        assert_eq!(history.get(sources[0]).past.ends().count(), 2);
         assert_eq!(history.get(sources[1]), Memory::default());
         assert_eq!(history.get(sources[2]), Memory::default());
-        assert_eq!(history.get(sources[3]).bans, 1);
+        assert_eq!(history.get(sources[3]).past.ends().count(), 1);
     }
 
     fn memory() -> impl Strategy<Value = Memory> {
-        (0i32..4, prop::option::of(0i64..50), prop::option::of(0i64..50)).prop_map(|(bans, ended, lifted)| {
-            Memory { bans, ended_at: ended.map(at), lifted_at: lifted.map(at) }
+        (prop::collection::vec(0i64..50, 0..30), prop::option::of(0i64..50)).prop_map(|(ends, lifted)| {
+            Memory { past: ends.into_iter().map(at).collect(), lifted_at: lifted.map(at) }
         })
+    }
+
+    fn merged(memories: &[&Memory]) -> Memory {
+        let mut all = Memory::default();
+        for memory in memories {
+            all.merge(memory);
+        }
+        all
     }
 
     proptest! {
         #[test]
         fn merging_knows_no_order(a in memory(), b in memory(), c in memory()) {
-            prop_assert_eq!(a.merge(b), b.merge(a));
-            prop_assert_eq!(a.merge(b).merge(c), a.merge(b.merge(c)));
-            prop_assert_eq!(a.merge(a), a);
+            prop_assert_eq!(merged(&[&a, &b, &c]), merged(&[&c, &a, &b]));
+            prop_assert_eq!(merged(&[&merged(&[&a, &b]), &c]), merged(&[&a, &merged(&[&b, &c])]));
+            prop_assert_eq!(merged(&[&a, &a]), a);
         }
     }
 }

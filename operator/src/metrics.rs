@@ -71,6 +71,8 @@ pub struct Metrics {
     pub bans: Gauge,
     /// Bans that ended, by reason.
     pub bans_ended: Family<Because, Counter>,
+    /// Sources whose earlier bans were forgotten, because the history was full.
+    pub offences_forgotten: Counter,
     /// Whether this replica writes.
     pub leader: Gauge,
     /// How often the lease changed hands.
@@ -109,6 +111,7 @@ impl Default for Metrics {
             ban_delay: Histogram::new(exponential_buckets(0.005, 2.0, 15)),
             bans: Gauge::default(),
             bans_ended: Family::default(),
+            offences_forgotten: Counter::default(),
             leader: Gauge::default(),
             lease_transitions: Gauge::default(),
             streams: Gauge::default(),
@@ -119,83 +122,93 @@ impl Default for Metrics {
             write_errors: Family::default(),
             events_suppressed: Counter::default(),
         };
-        let registry = &mut all.registry;
-        registry.register("log_lines", "Lines read, by policy", all.lines.clone());
-        registry.register("log_lines_parsed", "Lines that had the policy's format", all.parsed.clone());
-        registry.register("hits", "Requests that matched and counted", all.hits.clone());
-        registry.register(
-            "sources_evicted",
-            "Sources forgotten because too many were followed",
-            all.evicted.clone(),
-        );
-        registry.register(
-            "jail_left_out",
-            "Lines and hits that did not count, and what a bound cut off, by reason",
-            all.left_out.clone(),
-        );
-        registry.register(
-            "infrastructure_lines",
-            "Lines whose client was a node, a private address or a protected network",
-            all.infrastructure.clone(),
-        );
-        registry.register("decisions", "Sources that earned a ban", all.decisions.clone());
-        registry.register(
-            "decisions_dropped",
-            "Decisions that became no ban, by reason",
-            all.decisions_dropped.clone(),
-        );
-        registry.register(
-            "decisions_held_back",
-            "Decisions that wait because bans are limited",
-            all.decisions_held_back.clone(),
-        );
-        registry.register(
-            "bans_published",
-            "What became of published decisions, by result",
-            all.published.clone(),
-        );
-        registry.register_with_unit(
-            "ban_delay",
-            "From the last hit's line to the stored IPBan",
-            Unit::Seconds,
-            all.ban_delay.clone(),
-        );
-        registry.register("bans", "Bans in force", all.bans.clone());
-        registry.register("bans_ended", "Bans that ended, by reason", all.bans_ended.clone());
-        registry.register("leader", "1 while this replica writes", all.leader.clone());
-        registry.register(
-            "lease_transitions",
-            "How often the lease changed hands",
-            all.lease_transitions.clone(),
-        );
-        registry.register("streams", "Containers whose logs are read", all.streams.clone());
-        registry.register(
-            "stream_reconnects",
-            "Log streams opened again, by reason",
-            all.stream_reconnects.clone(),
-        );
-        registry.register("log_lines_left_out", "Lines left out, by reason", all.lines_left_out.clone());
-        registry.register("watch_errors", "Watches begun again, by kind", all.watch_errors.clone());
-        registry.register(
-            "unreadable_objects",
-            "Objects that could not be read, by kind",
-            all.unreadable.clone(),
-        );
-        registry.register(
-            "write_errors",
-            "Writes that failed, by what was written",
-            all.write_errors.clone(),
-        );
-        registry.register(
-            "events_suppressed",
-            "Events left out, so as not to flood",
-            all.events_suppressed.clone(),
-        );
+        all.register();
         all
     }
 }
 
 impl Metrics {
+    /// Gives each its name and says what it counts.
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("log_lines", "Lines read, by policy", self.lines.clone());
+        registry.register("log_lines_parsed", "Lines that had the policy's format", self.parsed.clone());
+        registry.register("hits", "Requests that matched and counted", self.hits.clone());
+        registry.register(
+            "sources_evicted",
+            "Sources forgotten because too many were followed",
+            self.evicted.clone(),
+        );
+        registry.register(
+            "jail_left_out",
+            "Lines and hits that did not count, and what a bound cut off, by reason",
+            self.left_out.clone(),
+        );
+        registry.register(
+            "infrastructure_lines",
+            "Lines whose client was a node, a private address or a protected network",
+            self.infrastructure.clone(),
+        );
+        registry.register("decisions", "Sources that earned a ban", self.decisions.clone());
+        registry.register(
+            "decisions_dropped",
+            "Decisions that became no ban, by reason",
+            self.decisions_dropped.clone(),
+        );
+        registry.register(
+            "decisions_held_back",
+            "Decisions that wait because bans are limited",
+            self.decisions_held_back.clone(),
+        );
+        registry.register(
+            "bans_published",
+            "What became of published decisions, by result",
+            self.published.clone(),
+        );
+        registry.register_with_unit(
+            "ban_delay",
+            "From the last hit's line to the stored IPBan",
+            Unit::Seconds,
+            self.ban_delay.clone(),
+        );
+        registry.register("bans", "Bans in force", self.bans.clone());
+        registry.register("bans_ended", "Bans that ended, by reason", self.bans_ended.clone());
+        registry.register(
+            "offences_forgotten",
+            "Sources whose earlier bans were forgotten because the history was full",
+            self.offences_forgotten.clone(),
+        );
+        registry.register("leader", "1 while this replica writes", self.leader.clone());
+        registry.register(
+            "lease_transitions",
+            "How often the lease changed hands",
+            self.lease_transitions.clone(),
+        );
+        registry.register("streams", "Containers whose logs are read", self.streams.clone());
+        registry.register(
+            "stream_reconnects",
+            "Log streams opened again, by reason",
+            self.stream_reconnects.clone(),
+        );
+        registry.register("log_lines_left_out", "Lines left out, by reason", self.lines_left_out.clone());
+        registry.register("watch_errors", "Watches begun again, by kind", self.watch_errors.clone());
+        registry.register(
+            "unreadable_objects",
+            "Objects that could not be read, by kind",
+            self.unreadable.clone(),
+        );
+        registry.register(
+            "write_errors",
+            "Writes that failed, by what was written",
+            self.write_errors.clone(),
+        );
+        registry.register(
+            "events_suppressed",
+            "Events left out, so as not to flood",
+            self.events_suppressed.clone(),
+        );
+    }
+
     /// One more for `reason`.
     pub fn count(family: &Family<Because, Counter>, reason: &'static str) {
         family.get_or_create(&Because { reason }).inc();

@@ -4,7 +4,10 @@
 //! leader goes on where the old one stopped. Writing one twice changes nothing: the name, the end and all
 //! else follow from the decision alone.
 
-use ip_sentry_core::{detect::decision::Decision, net::Source};
+use ip_sentry_core::{
+    detect::{decision::Decision, escalation},
+    net::Source,
+};
 use ip_sentry_crd::{
     FIELD_MANAGER, IPBan, MANAGED_BY, MANAGED_BY_LABEL, TTL_FINALIZER,
     ip_ban::{Evidence, IPBanSpec, Origin, PolicyRef},
@@ -139,17 +142,17 @@ impl Publisher {
         Self { api: Api::all(client) }
     }
 
-    /// Stores the ban that `decision` of `policy` asks for, as the source's `offence`-th.
+    /// Stores the ban that `decision` of `policy` asks for: `sentence` says the how-manieth and until when.
     pub async fn publish(
         &self,
         policy: &PolicyKey,
         decision: &Decision,
-        offence: i32,
+        sentence: escalation::Ban,
         now: Timestamp,
     ) -> Result<Published, PublishError> {
         let name = decision.source.ban_name();
-        let expires_at = expires_at(decision, offence);
-        let Some(existing) = self.create(&ban(&name, policy, decision, offence), decision.source).await?
+        let expires_at = sentence.expires_at;
+        let Some(existing) = self.create(&ban(&name, policy, decision, sentence), decision.source).await?
         else {
             return Ok(Published::Created);
         };
@@ -158,7 +161,7 @@ impl Publisher {
             Taken::Wait => Ok(Published::NameTaken),
             Taken::Extend => self.extend(&existing, decision.source, expires_at).await,
             Taken::Beside => {
-                let beside = ban(&detected_name(&name), policy, decision, offence);
+                let beside = ban(&detected_name(&name), policy, decision, sentence);
                 match self.create(&beside, decision.source).await? {
                     None => Ok(Published::Created),
                     Some(existing) => match taken(&existing, expires_at, now) {
@@ -207,21 +210,16 @@ impl Publisher {
     }
 }
 
-/// When the ban ends, as the source's `offence`-th.
-fn expires_at(decision: &Decision, offence: i32) -> Timestamp {
-    decision.expires_at(u32::try_from(offence).unwrap_or(1))
-}
-
 /// The object, complete: this one write enforces it.
-fn ban(name: &str, policy: &PolicyKey, decision: &Decision, offence: i32) -> IPBan {
+fn ban(name: &str, policy: &PolicyKey, decision: &Decision, sentence: escalation::Ban) -> IPBan {
     let evidence = &decision.evidence;
     let spec = IPBanSpec {
         cidr: decision.source.to_string(),
         origin: Origin::Detected,
-        expires_at: Some(Time(expires_at(decision, offence))),
+        expires_at: Some(Time(sentence.expires_at)),
         reason: Some(decision.reason.clone()),
         policy_ref: Some(PolicyRef { namespace: policy.namespace.clone(), name: policy.name.clone() }),
-        offence: Some(offence),
+        offence: Some(i32::try_from(sentence.offence).unwrap_or(i32::MAX)),
         evidence: Some(Evidence {
             hits: i32::try_from(evidence.hits).unwrap_or(i32::MAX),
             first_seen: Time(evidence.first_seen),
@@ -287,7 +285,8 @@ mod tests {
     #[test]
     fn the_object_is_complete_and_the_same_whoever_writes_it() {
         let policy = PolicyKey { namespace: "web".into(), name: "gw".into() };
-        let ban = ban("203.0.113.7", &policy, &decision(), 2);
+        let sentence = escalation::Ban { offence: 2, length: Duration::from_secs(100), expires_at: at(200) };
+        let ban = ban("203.0.113.7", &policy, &decision(), sentence);
         assert_eq!(
             serde_json::to_value(&ban).unwrap(),
             json!({

@@ -5,7 +5,11 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize},
 };
 
-use ip_sentry_core::{detect::decision::Decision, net::Source, networks::Networks};
+use ip_sentry_core::{
+    detect::{decision::Decision, escalation},
+    net::Source,
+    networks::Networks,
+};
 use jiff::Timestamp;
 use kube::Client;
 use tokio::sync::watch;
@@ -77,15 +81,9 @@ impl State {
     }
 
     /// The ban of a decision was stored by this replica.
-    pub fn begun(&self, policy: &PolicyJail, decision: &Decision) {
-        let source = decision.source;
-        let offence = self.history.with(|history| {
-            let offence = history.next_offence(source);
-            history.begin(source, offence);
-            offence
-        });
-        let evidence = &decision.evidence;
-        let end = decision.expires_at(u32::try_from(offence).unwrap_or(1));
+    pub fn begun(&self, policy: &PolicyJail, decision: &Decision, ban: escalation::Ban) {
+        let (source, evidence) = (decision.source, &decision.evidence);
+        let escalation::Ban { offence, expires_at: end, .. } = ban;
         tracing::info!(
             ban = %source, policy = policy.key.name, namespace = policy.key.namespace, reason = decision.reason,
             hits = evidence.hits, offence, until = %end, "banned"
@@ -101,6 +99,12 @@ impl State {
         let is_gone_early = ban.deleting_since.is_none() && ban.is_active(now);
         if let Some(lifted) = ban.lifted_at().or(is_gone_early.then_some(now)) {
             self.lift(ban.source, lifted);
+        }
+        // An object that somebody has taken the finalizer off goes before its end could be written down. When that
+        // was, each replica would say otherwise: the leader says it.
+        let ended = if is_gone_early { self.leadership.is_leading().then_some(now) } else { ban.ended_at() };
+        if let Some(ended) = ended.filter(|_| ban.is_offence()) {
+            self.history.with(|history| history.end(ban.source, ended));
         }
     }
 

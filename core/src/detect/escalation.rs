@@ -107,6 +107,13 @@ impl PastBans {
         u32::try_from(before).unwrap_or(u32::MAX).saturating_add(1)
     }
 
+    /// The ban that a decision asks for after these.
+    #[must_use]
+    pub fn ban_for(&self, decision: &Decision) -> Ban {
+        let offence = self.next_offence(decision.evidence.last_seen, decision.ban_time.memory());
+        Ban { offence, length: decision.length(offence), expires_at: decision.expires_at(offence) }
+    }
+
     /// When the last one ended or will.
     #[must_use]
     pub fn last(&self) -> Option<Timestamp> {
@@ -160,20 +167,19 @@ impl Offences {
         if last.is_some_and(|end| end > at) {
             return None;
         }
-        let offence = past.next_offence(at, decision.ban_time.memory());
-        let expires_at = decision.expires_at(offence);
-        past.end(expires_at);
+        let ban = past.ban_for(decision);
+        past.end(ban.expires_at);
         if let Some(last) = last {
             self.by_end.remove(&(last, source));
         }
-        self.by_end.insert((expires_at, source));
+        self.by_end.insert((ban.expires_at, source));
         if self.bans.len() > Self::MOST_SOURCES
             && let Some((_, oldest)) = self.by_end.pop_first()
         {
             self.bans.remove(&oldest);
             self.forgotten += 1;
         }
-        Some(Ban { offence, length: decision.length(offence), expires_at })
+        Some(ban)
     }
 
     /// How many sources were forgotten because there were too many.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ip_sentry_core::detect::{
     decision::{Decision, Evidence},
-    escalation::BanTime,
+    escalation::{self, BanTime, PastBans},
 };
 use ip_sentry_crd::{IPBan, ip_ban::Origin, manifest};
 use ip_sentry_operator::{
@@ -70,9 +70,14 @@ fn policy() -> PolicyKey {
     PolicyKey { namespace: "web".into(), name: "gw".into() }
 }
 
+/// The ban of a source that had none.
+fn first(decision: &Decision) -> escalation::Ban {
+    PastBans::default().ban_for(decision)
+}
+
 async fn publish(server: &Server, decision: &Decision) -> Published {
     let publisher = Publisher::new(server.client.clone());
-    publisher.publish(&policy(), decision, 1, Timestamp::now()).await.unwrap()
+    publisher.publish(&policy(), decision, first(decision), Timestamp::now()).await.unwrap()
 }
 
 /// A ban that somebody made by hand.
@@ -107,10 +112,14 @@ async fn two_leaders_at_once_make_one_ban_that_ends_at_the_later_time() {
         let address = format!("203.0.113.{}", 100 + trial);
         let (short, long) = (decision(&address, second(600)), decision(&address, second(900)));
         let one = async {
-            Publisher::new(server.client.clone()).publish(&policy(), &short, 1, Timestamp::now()).await
+            Publisher::new(server.client.clone())
+                .publish(&policy(), &short, first(&short), Timestamp::now())
+                .await
         };
         let other = async {
-            Publisher::new(server.client.clone()).publish(&policy(), &long, 1, Timestamp::now()).await
+            Publisher::new(server.client.clone())
+                .publish(&policy(), &long, first(&long), Timestamp::now())
+                .await
         };
         let (one, other) = tokio::join!(one, other);
         let created = [&one, &other].iter().filter(|done| matches!(done, Ok(Published::Created))).count();

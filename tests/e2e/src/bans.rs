@@ -79,7 +79,7 @@ impl Scenario {
         let shards = shards.list(&ListParams::default()).await?;
         let mut entries = shards.iter().flat_map(|shard| &shard.spec.entries);
         let cidr = source.to_string();
-        Ok(entries.find(|entry| entry.cidr == cidr).map_or(0, |entry| entry.bans))
+        Ok(entries.find(|entry| entry.cidr == cidr).map_or(0, |entry| entry.ends.len()).try_into()?)
     }
 
     /// Waits until both kernels hold the network.
