@@ -283,6 +283,7 @@ fn mirror_counters(metrics: &Metrics, policy: &PolicyJail) {
     let counters = policy.jail().counters().clone();
     let unparsed = RecordError::ALL.map(|reason| (reason.label(), counters.unparsed(reason)));
     let bounds = [
+        ("client_unknown", counters.unknown_clients),
         ("excepted", counters.excepted),
         ("stale", counters.stale),
         ("shielded", counters.shielded),

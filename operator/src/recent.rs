@@ -22,6 +22,8 @@ pub struct Tally {
     pub requests: u64,
     /// Those of them that came from node, private or protected addresses.
     pub hidden: u64,
+    /// Those of them whose X-Forwarded-For does not say for certain who the client is.
+    pub unknown: u64,
 }
 
 impl Tally {
@@ -32,7 +34,8 @@ impl Tally {
         let against = [RecordError::Shape, RecordError::Client, RecordError::Time];
         let foreign = against.iter().map(|&reason| counters.unparsed(reason)).sum();
         let requests = counters.parsed - counters.probes;
-        Self { lines: counters.lines, parsed: counters.parsed, foreign, requests, hidden }
+        let unknown = counters.unknown_clients;
+        Self { lines: counters.lines, parsed: counters.parsed, foreign, requests, hidden, unknown }
     }
 
     fn since(self, earlier: Self) -> Self {
@@ -42,6 +45,7 @@ impl Tally {
             foreign: self.foreign - earlier.foreign,
             requests: self.requests - earlier.requests,
             hidden: self.hidden - earlier.hidden,
+            unknown: self.unknown - earlier.unknown,
         }
     }
 }

@@ -169,6 +169,15 @@ fn client_ip_preserved(recent: Tally, hiding: &[String]) -> Finding {
     if recent.requests < ENOUGH_LINES {
         return Finding::unknown(KIND, "TooFewLines", "too few requests to judge by");
     }
+    if recent.unknown * 2 >= recent.requests {
+        let (share, total) = (recent.unknown, recent.requests);
+        let message = format!(
+            "{share} of {total} requests have no client that is known for certain, and are never counted: their \
+             X-Forwarded-For is missing, unreadable, or has fewer addresses than spec.clientIP says; correct \
+             trustedHops and trustedProxies, and let the gateway log the header"
+        );
+        return Finding::no(KIND, "ClientUnknown", message);
+    }
     if recent.hidden * 2 < recent.requests {
         return Finding::yes(KIND, "Preserved", "the log shows the clients' own addresses");
     }
@@ -216,7 +225,7 @@ mod tests {
     use super::*;
 
     fn lately(lines: u64, parsed: u64, hidden: u64) -> Tally {
-        Tally { lines, parsed, foreign: lines - parsed, requests: parsed, hidden }
+        Tally { lines, parsed, foreign: lines - parsed, requests: parsed, hidden, unknown: 0 }
     }
 
     #[test]
@@ -268,6 +277,8 @@ mod tests {
             (bans_limited(0),                                          Some(false), "WithinLimits",   ""),
             (bans_limited(7),                                          Some(true),  "TooMany",        "7 sources"),
             (client_ip_preserved(lately(20, 20, 20), &[]),          Some(false), "ProxyInFront",   "PROXY protocol"),
+            (client_ip_preserved(Tally { unknown: 10, ..lately(20, 20, 0) }, &[]), Some(false), "ClientUnknown", "10 of 20 requests"),
+            (client_ip_preserved(Tally { unknown: 9, ..lately(20, 20, 0) }, &[]),  Some(true),  "Preserved",      ""),
         ];
         for (finding, status, reason, message) in table {
             assert_eq!((finding.status, finding.reason), (status, reason), "{}", finding.message);
