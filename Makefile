@@ -50,6 +50,7 @@ test-netns: ## tests with the real kernel in network namespaces, and with a real
 	cargo test --locked --workspace --exclude ip-sentry-e2e --test '*'
 test-e2e: ## tests on a real cluster; one that is up is used and stays up (root)
 	@cargo test --locked -p ip-sentry-e2e --no-run
+	@cargo build --locked -p ip-sentry-cli
 	@was_up=no; ! $(cluster)/cluster.sh is-up || was_up=yes; \
 	status=0; \
 	{ $(cluster)/cluster.sh up && eval "$$($(cluster)/cluster.sh env)" && \

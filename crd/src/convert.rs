@@ -169,6 +169,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::ProbePolicy;
 
     #[test]
     fn a_policy_of_a_target_alone_is_the_documented_default() {
@@ -244,6 +245,19 @@ mod tests {
             private_clients: policy::PrivateClients::Ban,
         };
         assert_eq!(draft(&spec).unwrap(), expect);
+    }
+
+    #[test]
+    fn the_examples_can_be_used() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kustomize/examples");
+        let jails = std::fs::read_dir(folder.join("jails")).unwrap().map(|file| file.unwrap().path());
+        let files: Vec<_> = jails.chain([folder.join("probe-policy.yaml")]).collect();
+        assert_eq!(files.len(), 5);
+        for file in files {
+            let example: ProbePolicy =
+                serde_yaml_ng::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+            policy(&example.spec).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        }
     }
 
     #[test]

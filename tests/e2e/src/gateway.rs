@@ -55,11 +55,16 @@ impl Scenario {
         self.gateway_of(Shape { only: Some(node), ..Shape::default() }).await
     }
 
+    /// Lets the operator read pods and their logs in the test's namespace.
+    pub async fn logs_readable(&self) -> Result<()> {
+        kubectl(&[&format!("--namespace={}", self.namespace), "apply", "-k", LOG_ACCESS]).await.map(drop)
+    }
+
     /// The same in another shape.
     pub async fn gateway_of(&self, shape: Shape) -> Result<Gateway> {
         let space = format!("--namespace={}", self.namespace);
         if !shape.keeps_logs {
-            kubectl(&[&space, "apply", "-k", LOG_ACCESS]).await?;
+            self.logs_readable().await?;
         }
         let objects = objects(shape)?;
         printed("kubectl apply", kubectl_with(&[&space, "apply", "-f", "-"], Some(&objects)).await?)?;

@@ -106,6 +106,14 @@ pub async fn kubectl_with(arguments: &[&str], input: Option<&str>) -> Result<Out
     run(command, input).await
 }
 
+/// The same with another PATH, on which kubectl finds its plugins.
+pub async fn kubectl_on(path: &OsStr, arguments: &[&str]) -> Result<Output> {
+    let place = place()?;
+    let mut command = Command::new(&place.kubectl);
+    command.env("KUBECONFIG", &place.kubeconfig).env("PATH", path).args(arguments).current_dir(root());
+    run(command, None).await
+}
+
 /// Runs one of the cluster's scripts.
 pub async fn cluster(name: &str, arguments: &[&str]) -> Result<String> {
     let mut command = Command::new(script(name));

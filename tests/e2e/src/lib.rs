@@ -20,6 +20,7 @@ pub mod install;
 pub mod lab;
 pub mod node;
 pub mod operator;
+pub mod plugin;
 pub mod policy;
 pub mod process;
 pub mod scenario;

@@ -3,7 +3,8 @@
 use anyhow::{Result, ensure};
 use ip_sentry_e2e::{
     admission::{cases, check},
-    scenario::{Scenario, alone},
+    lab::kubectl,
+    scenario::{Scenario, alone, shared},
 };
 
 /// Checks all cases of a folder, one after the other since they share names, and tells of all that fail.
@@ -26,6 +27,15 @@ fn bans_are_accepted_and_refused_as_the_table_says() {
 #[test]
 fn policies_are_accepted_and_refused_as_the_table_says() {
     alone(async |scenario: &Scenario| table(scenario, "probepolicy").await);
+}
+
+#[test]
+fn the_examples_are_accepted() {
+    shared(async |scenario: &Scenario| {
+        let space = format!("--namespace={}", scenario.namespace);
+        let jails = "--filename=deploy/kustomize/examples/jails";
+        kubectl(&[&space, "apply", "--dry-run=server", "--validate=strict", jails]).await.map(drop)
+    });
 }
 
 #[test]

@@ -93,8 +93,7 @@ fn the_right_to_read_logs_is_asked_for_and_used_when_it_comes() {
         let generation = scenario.store_policy("probes", json!({})).await?;
         let told = scenario.condition("probes", "ResolvedRefs", generation, "False ").await?;
         ensure!(told.contains("components/log-access"), "{told}");
-        let space = format!("--namespace={}", scenario.namespace);
-        kubectl(&[&space, "apply", "-k", "deploy/kustomize/components/log-access"]).await?;
+        scenario.logs_readable().await?;
         scenario.condition("probes", "ResolvedRefs", generation, "True ").await?;
         scenario.condition("probes", "LogsStreaming", generation, "True ").await?;
         gateway.judged(scenario, "/.env").await.map(drop)
