@@ -1,0 +1,16 @@
+//! `kubectl ip-sentry`: tries a ProbePolicy on logs before it is applied.
+//!
+//! The same core as the operator's reads, matches and counts; this crate brings the lines and prints what comes of
+//! them. Nothing here writes to a cluster.
+//!
+//! * [`args`]: what can be asked.
+//! * [`policy_file`]: the policy to try.
+//! * [`input`]: the logs, as lines.
+//! * [`replay`]: who would be banned.
+//! * [`output`]: how it is printed.
+
+pub mod args;
+pub mod input;
+pub mod output;
+pub mod policy_file;
+pub mod replay;
