@@ -26,6 +26,9 @@ pub struct ReplayArgs {
     /// The ProbePolicy, as it is applied, in YAML or JSON.
     #[arg(long, short = 'p', value_name = "FILE")]
     pub policy: PathBuf,
+    /// Which ProbePolicy, where the file holds several.
+    #[arg(long, value_name = "NAME")]
+    pub policy_name: Option<String>,
     /// Logs to read, plain, gzip or zstd; `-` is standard input.
     #[arg(value_name = "FILE", default_value = "-")]
     pub logs: Vec<PathBuf>,

@@ -35,7 +35,7 @@ use crate::{
 
 /// Replays logs.
 pub fn run(args: &ReplayArgs) -> Result<()> {
-    let file = policy_file::load(&args.policy)?;
+    let file = policy_file::load(&args.policy, args.policy_name.as_deref())?;
     let mut jail = Jail::new(file.policy, Limits::default());
     let mut banned: HashMap<Source, Timestamp> = HashMap::new();
     let mut out = Bans::new(BufWriter::new(io::stdout().lock()), args.output);
