@@ -18,6 +18,7 @@ pub mod offence_history;
 pub mod probe_policy;
 pub mod protected_networks;
 mod schema;
+pub mod targets;
 
 pub use ip_ban::IPBan;
 pub use node_firewall::NodeFirewall;

@@ -14,7 +14,11 @@ use ip_sentry_core::{
     detect::{jail::Limits, record::RecordError},
     net::Source,
 };
-use ip_sentry_crd::{ProbePolicy, ProtectedNetworks, probe_policy::ProbePolicyStatus};
+use ip_sentry_crd::{
+    ProbePolicy, ProtectedNetworks,
+    probe_policy::ProbePolicyStatus,
+    targets::{self, Resolved},
+};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -30,7 +34,6 @@ use crate::{
     status,
     streams::{Reach, StreamState, Streams},
     tail::Container,
-    targets::{self, Resolved},
 };
 
 /// How long changes are gathered before a round.

@@ -6,25 +6,23 @@ use std::{
 };
 
 use ip_sentry_core::net::Network;
-use ip_sentry_crd::{ProbePolicy, ProtectedNetworks};
+use ip_sentry_crd::{
+    ProbePolicy, ProtectedNetworks,
+    targets::{self, Inventory, Problem},
+};
 use k8s_openapi::api::{
     core::v1::{Node, Pod, Service},
     discovery::v1::EndpointSlice,
     networking::v1::ServiceCIDR,
 };
-use kube::{
-    Api, Client, ResourceExt as _,
-    api::{ApiResource, DynamicObject, GroupVersionKind},
-    core::DeserializeGuard,
-};
+use kube::{Api, Client, ResourceExt as _, api::DynamicObject, core::DeserializeGuard};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     metrics::Metrics,
     protected::{self, Cluster},
-    targets::Inventory,
-    watch::{Problem, Watched},
+    watch::Watched,
 };
 
 struct Pods {
@@ -57,8 +55,7 @@ impl Inventories {
         metrics: &Arc<Metrics>,
         cancel: &CancellationToken,
     ) -> Self {
-        let gateway =
-            ApiResource::from_gvk(&GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "Gateway"));
+        let gateway = targets::gateways();
         macro_rules! watch {
             ($api:expr, $kind:literal, $prune:expr) => {
                 Watched::start($api, $kind, $prune, dirty.clone(), metrics.clone(), cancel.clone())

@@ -29,5 +29,4 @@ pub mod state;
 pub mod status;
 pub mod streams;
 pub mod tail;
-pub mod targets;
 pub mod watch;

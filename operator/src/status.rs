@@ -8,6 +8,7 @@ use ip_sentry_crd::{
     FIELD_MANAGER, ProbePolicy,
     condition::{self, Finding},
     probe_policy::ProbePolicyStatus,
+    targets::Resolved,
 };
 use jiff::{SignedDuration, Timestamp, Unit};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -22,7 +23,6 @@ use crate::{
     recent::{ENOUGH_LINES, Tally},
     streams::{Reach, StreamState},
     tail::{Container, Failure},
-    targets::Resolved,
 };
 
 /// Everything that a policy's status is told from.

@@ -19,6 +19,7 @@ mod stream;
 
 use std::time::Duration;
 
+pub use ip_sentry_crd::targets::Container;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client};
@@ -29,19 +30,6 @@ use crate::backoff::{Backoff, jittered};
 use lines::Lines;
 use pod::{Instance, Sight};
 use stream::{Patience, Refusal, Which};
-
-/// Whose log it is. A pod that is deleted and made again under its name is another one.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Container {
-    /// The pod's namespace.
-    pub namespace: String,
-    /// The pod's name.
-    pub pod: String,
-    /// The pod's uid.
-    pub uid: String,
-    /// The container's name in the pod.
-    pub container: String,
-}
 
 /// Where the lines go.
 pub trait LineSink: Send {

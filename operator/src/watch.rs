@@ -11,6 +11,7 @@ use std::{
 };
 
 use futures::StreamExt as _;
+use ip_sentry_crd::targets::Problem;
 use kube::{
     Api, Resource,
     runtime::{
@@ -24,17 +25,6 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
-
-/// What keeps a watch from working.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Problem {
-    /// No permission.
-    Forbidden,
-    /// The cluster does not have this kind.
-    NotInstalled,
-    /// Anything else; it is tried again.
-    Unreachable,
-}
 
 /// The objects of one kind, kept up to date.
 #[derive(Clone)]

@@ -3,27 +3,56 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use ip_sentry_crd::{
-    condition::Finding,
-    probe_policy::{ProbePolicySpec, TargetRef},
-};
 use k8s_openapi::{
     api::core::v1::{Pod, Service},
     apimachinery::pkg::apis::meta::v1::LabelSelector,
 };
 use kube::{
     ResourceExt as _,
-    api::DynamicObject,
-    core::{Selector, SelectorExt as _},
+    api::{ApiResource, DynamicObject},
+    core::{GroupVersionKind, Selector, SelectorExt as _},
 };
 
-use crate::{tail::Container, watch::Problem};
+use crate::{
+    condition::Finding,
+    probe_policy::{ProbePolicySpec, TargetRef},
+};
 
 /// The label by which a Gateway's pods are known (GEP-1762).
 const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 
 /// Names of containers that write the access log in pods with several.
 const KNOWN_CONTAINERS: [&str; 6] = ["nginx", "envoy", "traefik", "haproxy", "controller", "istio-proxy"];
+
+/// A container whose log is read. A pod that is deleted and made again under its name is another one.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Container {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub pod: String,
+    /// The pod's uid.
+    pub uid: String,
+    /// The container's name in the pod.
+    pub container: String,
+}
+
+/// Why the objects of a kind are not known.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Problem {
+    /// No permission.
+    Forbidden,
+    /// The cluster does not have this kind.
+    NotInstalled,
+    /// Anything else; it is tried again.
+    Unreachable,
+}
+
+/// Where Gateways are found: the Gateway API is no dependency, a cluster may be without it.
+#[must_use]
+pub fn gateways() -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "Gateway"))
+}
 
 /// What exists in a policy's namespace.
 pub struct Inventory<'a> {
