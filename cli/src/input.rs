@@ -1,10 +1,11 @@
-//! Logs to read: files and standard input, plain or compressed.
+//! Logs to read: files and standard input, plain or compressed, and pods.
 //!
-//! Paths come in, readers of plain bytes go out; [`lines`] cuts those into lines. What a file is compressed with is told from its
-//! first bytes, so standard input may be compressed too. Everything is a stream: nothing is held but one block, so a
-//! file that unpacks to a thousand times its size takes time but no memory.
+//! What is asked for comes in, [`Merged`] lines go out. What a file is compressed with is told from its first bytes, so
+//! standard input may be compressed too. Everything is a stream of which one block is held: a file that unpacks to a
+//! thousand times its size takes time but no memory.
 
 pub mod lines;
+pub mod merged;
 
 use std::{
     fs::File,
@@ -18,8 +19,19 @@ use std::{
 
 use flate2::read::MultiGzDecoder;
 
+pub use self::{
+    lines::Lines,
+    merged::{Clock, Line, Merged},
+};
+
 /// How the name of standard input is written.
 pub const STDIN: &str = "-";
+
+/// What is read at a time of one log: more than a core's first cache, and little beside its second.
+const BLOCK_BYTES: usize = 256 * 1024;
+
+/// The same where there are several.
+const SMALL_BLOCK_BYTES: usize = 128 * 1024;
 
 /// How gzip and zstd begin.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
@@ -27,34 +39,27 @@ const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// Why a log can't be read.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum InputError {
     /// It can't be opened.
-    #[error("{path}: {source}")]
+    #[error("{name} can't be opened: {source}")]
     Open {
         /// What was asked for.
-        path: PathBuf,
+        name: String,
         /// The system's words.
         source: io::Error,
     },
     /// It was opened, but could not be read to its end.
-    #[error("{path}: {source}")]
+    #[error("{name} can't be read to its end: {source}")]
     Read {
         /// What was asked for.
-        path: PathBuf,
+        name: String,
         /// The system's words, or what is wrong with the compressed data.
         source: io::Error,
     },
 }
 
-/// One log, opened.
-pub struct Input {
-    /// Its name, for messages.
-    pub path: PathBuf,
-    /// Its plain bytes.
-    pub reader: Box<dyn Read + Send>,
-}
-
-/// Counts what was read of the files as they lie, before they are unpacked.
+/// Counts what was read of logs as they lie, before they are unpacked.
 #[derive(Clone, Debug, Default)]
 pub struct BytesRead(Arc<AtomicU64>);
 
@@ -63,6 +68,11 @@ impl BytesRead {
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// So many more.
+    pub fn add(&self, count: usize) {
+        self.0.fetch_add(count as u64, Ordering::Relaxed);
     }
 }
 
@@ -76,19 +86,29 @@ pub fn total_bytes(paths: &[PathBuf]) -> Option<u64> {
     paths.iter().map(length).sum()
 }
 
-/// Opens a file, or standard input for `-`, and unpacks it where it is compressed.
-pub fn open(path: &Path, bytes_read: &BytesRead) -> Result<Input, InputError> {
-    let failed = |source| InputError::Open { path: path.to_owned(), source };
-    let raw: Box<dyn Read + Send> = if path == Path::new(STDIN) {
-        Box::new(io::stdin())
-    } else {
-        Box::new(File::open(path).map_err(failed)?)
+/// Opens files, or standard input for `-`, and unpacks them where they are compressed.
+pub fn open(
+    paths: &[PathBuf],
+    bytes_read: &BytesRead,
+) -> Result<Vec<(String, Lines<Box<dyn Read>>)>, InputError> {
+    let block_bytes = if paths.len() > 1 { SMALL_BLOCK_BYTES } else { BLOCK_BYTES };
+    let open = |path: &PathBuf| {
+        let is_stdin = path == Path::new(STDIN);
+        let name = if is_stdin { "standard input".to_owned() } else { path.display().to_string() };
+        match open_one(path, is_stdin, bytes_read) {
+            Ok(reader) => Ok((name, Lines::new(reader, block_bytes))),
+            Err(source) => Err(InputError::Open { name, source }),
+        }
     };
-    let reader = unpack(Counted { raw, bytes_read: bytes_read.clone() }).map_err(failed)?;
-    Ok(Input { path: path.to_owned(), reader })
+    paths.iter().map(open).collect()
 }
 
-fn unpack(mut raw: Counted) -> io::Result<Box<dyn Read + Send>> {
+fn open_one(path: &Path, is_stdin: bool, bytes_read: &BytesRead) -> io::Result<Box<dyn Read>> {
+    let raw: Box<dyn Read> = if is_stdin { Box::new(io::stdin()) } else { Box::new(File::open(path)?) };
+    unpack(Counted { raw, bytes_read: bytes_read.clone() })
+}
+
+fn unpack(mut raw: Counted) -> io::Result<Box<dyn Read>> {
     let mut start = [0; 4];
     let mut length = 0;
     while length < start.len() {
@@ -97,6 +117,10 @@ fn unpack(mut raw: Counted) -> io::Result<Box<dyn Read + Send>> {
             Ok(count) => length += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
+        }
+        // A line that a person has typed is no compressed file: it must not wait for the next.
+        if !GZIP.starts_with(&start[..length.min(2)]) && !ZSTD.starts_with(&start[..length]) {
+            break;
         }
     }
     let whole = io::Cursor::new(start).take(length as u64).chain(raw);
@@ -110,14 +134,14 @@ fn unpack(mut raw: Counted) -> io::Result<Box<dyn Read + Send>> {
 }
 
 struct Counted {
-    raw: Box<dyn Read + Send>,
+    raw: Box<dyn Read>,
     bytes_read: BytesRead,
 }
 
 impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.raw.read(buffer)?;
-        self.bytes_read.0.fetch_add(count as u64, Ordering::Relaxed);
+        self.bytes_read.add(count);
         Ok(count)
     }
 }

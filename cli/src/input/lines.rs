@@ -8,9 +8,6 @@ use std::{
 use ip_sentry_core::detect::record::MAX_LINE_BYTES;
 use memchr::memchr;
 
-/// What is read at a time when there is one log: more than a core's first cache, and little beside the second.
-pub const BLOCK_BYTES: usize = 256 * 1024;
-
 /// Of a longer line this much is handed over, so that whoever gets it sees that it is too long.
 const CUT_BYTES: usize = MAX_LINE_BYTES + 1;
 
@@ -35,6 +32,12 @@ impl<R: Read> Lines<R> {
     /// beginning, one byte over that.
     pub fn line(&self) -> &[u8] {
         &self.block[self.line.clone()]
+    }
+
+    /// Whether the next line is there already, so that [`Self::advance`] need not wait for it.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        memchr(b'\n', &self.block[self.rest.clone()]).is_some()
     }
 
     /// Goes to the next line; false at the end.
