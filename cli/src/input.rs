@@ -37,12 +37,20 @@ const SMALL_BLOCK_BYTES: usize = 128 * 1024;
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
+/// One log.
+pub struct Log {
+    /// Its name, for messages.
+    pub name: String,
+    /// Its lines.
+    pub lines: Lines<Box<dyn Read>>,
+}
+
 /// Why a log can't be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InputError {
     /// It can't be opened.
-    #[error("{name} can't be opened: {source}")]
+    #[error("{name} can't be opened")]
     Open {
         /// What was asked for.
         name: String,
@@ -50,7 +58,7 @@ pub enum InputError {
         source: io::Error,
     },
     /// It was opened, but could not be read to its end.
-    #[error("{name} can't be read to its end: {source}")]
+    #[error("{name} can't be read to its end")]
     Read {
         /// What was asked for.
         name: String,
@@ -87,16 +95,13 @@ pub fn total_bytes(paths: &[PathBuf]) -> Option<u64> {
 }
 
 /// Opens files, or standard input for `-`, and unpacks them where they are compressed.
-pub fn open(
-    paths: &[PathBuf],
-    bytes_read: &BytesRead,
-) -> Result<Vec<(String, Lines<Box<dyn Read>>)>, InputError> {
+pub fn open(paths: &[PathBuf], bytes_read: &BytesRead) -> Result<Vec<Log>, InputError> {
     let block_bytes = if paths.len() > 1 { SMALL_BLOCK_BYTES } else { BLOCK_BYTES };
     let open = |path: &PathBuf| {
         let is_stdin = path == Path::new(STDIN);
         let name = if is_stdin { "standard input".to_owned() } else { path.display().to_string() };
         match open_one(path, is_stdin, bytes_read) {
-            Ok(reader) => Ok((name, Lines::new(reader, block_bytes))),
+            Ok(reader) => Ok(Log { name, lines: Lines::new(reader, block_bytes) }),
             Err(source) => Err(InputError::Open { name, source }),
         }
     };

@@ -6,11 +6,14 @@
 //! * [`args`]: what can be asked.
 //! * [`policy_file`]: the policy to try.
 //! * [`input`]: the logs, as lines.
+//! * [`cluster`]: the logs of a policy's pods.
 //! * [`replay`]: who would be banned.
 //! * [`output`]: how it is printed.
 
 pub mod args;
+pub mod cluster;
 pub mod input;
 pub mod output;
 pub mod policy_file;
+pub mod progress;
 pub mod replay;

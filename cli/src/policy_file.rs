@@ -42,7 +42,7 @@ pub struct PolicyFile {
 #[non_exhaustive]
 pub enum ObjectFileError {
     /// It can't be read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}", path.display())]
     Read {
         /// The file.
         path: PathBuf,

@@ -1,85 +1,141 @@
-//! Who would be banned: the lines of logs go through a jail, and what it decides is printed.
+//! Who would be banned: the lines of logs go through a jail as in the operator, and what it decides becomes bans as if
+//! the policy were in force and nothing else banned anybody.
+
+mod against;
+mod trial;
 
 use std::{
-    collections::HashMap,
-    io::{self, BufWriter},
-    path::Path,
+    io::{self, BufWriter, IsTerminal as _},
+    path::{Path, PathBuf},
 };
 
-use anyhow::Result;
-use ip_sentry_core::{
-    detect::{
-        decision::{Decision, Verdict},
-        jail::{Jail, Limits},
-    },
-    net::Source,
-    networks::Networks,
-};
-use ip_sentry_crd::{
-    IPBan, ProbePolicy,
-    ip_ban::{Evidence, IPBanSpec, Origin, PolicyRef},
-};
-use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::ResourceExt as _;
+use anyhow::{Result, bail};
+use ip_sentry_core::{detect::policy::Policy, net::Network, networks::Networks};
+use ip_sentry_crd::ProtectedNetworks;
 
+use self::trial::Trial;
 use crate::{
     args::ReplayArgs,
-    input::{
-        self, BytesRead, InputError,
-        lines::{BLOCK_BYTES, Lines},
-    },
-    output::{Bans, Summary},
-    policy_file,
+    cluster,
+    input::{self, BytesRead, Clock, InputError, Log, Merged, STDIN, merged::runtime_stamp},
+    output::Bans,
+    policy_file::{self, PolicyFile},
+    progress::Progress,
 };
+
+/// Why a log can't be replayed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplayError {
+    /// Its lines don't say when they were logged.
+    #[error(
+        "the log's lines have no time that is understood, so nobody can say when a ban would begin: {hint}, or take \
+         the log with `kubectl logs --timestamps`"
+    )]
+    NoTime {
+        /// What to change in the policy or at the gateway.
+        hint: &'static str,
+    },
+    /// Standard input is a terminal, and nothing else was named.
+    #[error("name a log, or - for standard input, or --since to read the policy's pods")]
+    NoLog,
+    /// A protected network that isn't one.
+    #[error("{}: spec.cidrs[{index}]", path.display())]
+    Protected {
+        /// The file.
+        path: PathBuf,
+        /// The place in the list.
+        index: usize,
+        /// What to write.
+        source: ip_sentry_core::net::NetworkError,
+    },
+}
+
+/// The logs to replay.
+struct Logs {
+    each: Vec<Log>,
+    /// Whether the container runtime's stamp stands in front of each line.
+    is_stamped: bool,
+    total_bytes: Option<u64>,
+}
 
 /// Replays logs.
 pub fn run(args: &ReplayArgs) -> Result<()> {
     let file = policy_file::load(&args.policy, args.policy_name.as_deref())?;
-    let mut jail = Jail::new(file.policy, Limits::default());
-    let mut banned: HashMap<Source, Timestamp> = HashMap::new();
-    let mut out = Bans::new(BufWriter::new(io::stdout().lock()), args.output);
-    let protected = Networks::default();
-    let mut bans = 0;
     let bytes_read = BytesRead::default();
-    for path in &args.logs {
-        let mut lines = Lines::new(input::open(path, &bytes_read)?.reader, BLOCK_BYTES);
-        while advance(&mut lines, path)? {
-            let Verdict::Earned(decision) = jail.observe(None, lines.line(), &protected) else { continue };
-            let until = banned.entry(decision.source).or_insert(Timestamp::MIN);
-            if decision.evidence.last_seen >= *until {
-                *until = decision.expires_at;
-                bans += 1;
-                out.print(&ban(&file.object, decision))?;
-            }
+    let mut protected = args.protected.as_deref().map_or(Ok(Vec::new()), protected_networks)?;
+    let logs = if let Some(since) = args.since {
+        let pods = cluster::open(&file.object, since, &args.cluster, &bytes_read)?;
+        protected.extend(pods.protected);
+        Logs { each: pods.logs, is_stamped: true, total_bytes: None }
+    } else {
+        open_files(args, &bytes_read)?
+    };
+    let progress = Progress::new(logs.total_bytes, bytes_read);
+    let mut lines = merge(logs, &file.policy)?;
+    let protected = protected.into_iter().collect();
+    match &args.against {
+        Some(path) => {
+            let other = policy_file::load(path, args.policy_name.as_deref())?;
+            let names = [&args.policy, path].map(|path| name_of(path));
+            against::run([file, other], &names, &mut lines, &protected, args.output, progress)
+        }
+        None => print_bans(file, &mut lines, &protected, args, progress),
+    }
+}
+
+fn print_bans(
+    file: PolicyFile,
+    lines: &mut Merged,
+    protected: &Networks,
+    args: &ReplayArgs,
+    mut progress: Progress,
+) -> Result<()> {
+    let mut trial = Trial::new(file);
+    let mut out = Bans::new(BufWriter::new(io::stdout().lock()), args.output, None);
+    while let Some(line) = lines.next_line()? {
+        progress.line();
+        if let Some(ban) = trial.observe(line, protected)? {
+            progress.aside(|| out.print(&ban, None))?;
         }
     }
-    Ok(out.finish(&Summary::of(jail.counters(), bans))?)
+    progress.finish();
+    let summary = trial.finish()?;
+    Ok(out.finish(&summary, &summary.to_string())?)
 }
 
-fn advance<R: io::Read>(lines: &mut Lines<R>, path: &Path) -> Result<bool, InputError> {
-    lines.advance().map_err(|source| InputError::Read { path: path.to_owned(), source })
+fn open_files(args: &ReplayArgs, bytes_read: &BytesRead) -> Result<Logs> {
+    let stdin = [PathBuf::from(STDIN)];
+    let paths = if args.logs.is_empty() { &stdin[..] } else { &args.logs };
+    if args.logs.is_empty() && io::stdin().is_terminal() {
+        bail!(ReplayError::NoLog);
+    }
+    let each = input::open(paths, bytes_read)?;
+    Ok(Logs { each, is_stamped: false, total_bytes: input::total_bytes(paths) })
 }
 
-/// The object that the operator would write.
-fn ban(policy: &ProbePolicy, decision: Decision) -> IPBan {
-    let evidence = decision.evidence;
-    let spec = IPBanSpec {
-        cidr: decision.source.to_string(),
-        origin: Origin::Detected,
-        expires_at: Some(Time(decision.expires_at)),
-        reason: Some(decision.reason),
-        policy_ref: Some(PolicyRef {
-            namespace: policy.namespace().unwrap_or_else(|| "default".to_owned()),
-            name: policy.name_any(),
-        }),
-        offence: Some(1),
-        evidence: Some(Evidence {
-            hits: i32::try_from(evidence.hits).unwrap_or(i32::MAX),
-            first_seen: Time(evidence.first_seen),
-            last_seen: Time(evidence.last_seen),
-            samples: evidence.samples,
-        }),
+/// One log's lines say their time to the jail themselves; of several it must be known before.
+fn merge(logs: Logs, policy: &Policy) -> Result<Merged, InputError> {
+    let clock: Clock = if logs.is_stamped {
+        Box::new(runtime_stamp)
+    } else if logs.each.len() > 1 {
+        let mut policy = policy.clone();
+        Box::new(move |line| (policy.time(line), 0))
+    } else {
+        Box::new(|_| (None, 0))
     };
-    IPBan::new(&decision.source.ban_name(), spec)
+    Merged::new(logs.each, clock)
+}
+
+fn protected_networks(path: &Path) -> Result<Vec<Network>> {
+    let object: ProtectedNetworks = policy_file::load_object(path, "ProtectedNetworks")?;
+    let status = object.status.map(|status| status.cidrs).unwrap_or_default();
+    let parse = |(index, text): (usize, &String)| {
+        text.parse().map_err(|source| ReplayError::Protected { path: path.to_owned(), index, source }.into())
+    };
+    object.spec.cidrs.iter().chain(&status).enumerate().map(parse).collect()
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }

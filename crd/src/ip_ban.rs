@@ -1,5 +1,6 @@
 //! `IPBan`: one source that every node drops.
 
+use ip_sentry_core::detect::{decision::Decision, escalation::Ban};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -118,6 +119,28 @@ pub struct IPBanSpec {
     /// What was seen. Detected bans only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence: Option<Evidence>,
+}
+
+impl IPBanSpec {
+    /// The ban that a decision of `policy` becomes.
+    #[must_use]
+    pub fn detected(policy: PolicyRef, decision: &Decision, ban: Ban) -> Self {
+        let evidence = &decision.evidence;
+        Self {
+            cidr: decision.source.to_string(),
+            origin: Origin::Detected,
+            expires_at: Some(Time(ban.expires_at)),
+            reason: Some(decision.reason.clone()),
+            policy_ref: Some(policy),
+            offence: Some(i32::try_from(ban.offence).unwrap_or(i32::MAX)),
+            evidence: Some(Evidence {
+                hits: i32::try_from(evidence.hits).unwrap_or(i32::MAX),
+                first_seen: Time(evidence.first_seen),
+                last_seen: Time(evidence.last_seen),
+                samples: evidence.samples.clone(),
+            }),
+        }
+    }
 }
 
 /// Who decided a ban.

@@ -10,7 +10,7 @@ use ip_sentry_core::{
 };
 use ip_sentry_crd::{
     FIELD_MANAGER, IPBan, MANAGED_BY, MANAGED_BY_LABEL, TTL_FINALIZER,
-    ip_ban::{Evidence, IPBanSpec, Origin, PolicyRef},
+    ip_ban::{IPBanSpec, Origin, PolicyRef},
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -212,22 +212,8 @@ impl Publisher {
 
 /// The object, complete: this one write enforces it.
 fn ban(name: &str, policy: &PolicyKey, decision: &Decision, sentence: escalation::Ban) -> IPBan {
-    let evidence = &decision.evidence;
-    let spec = IPBanSpec {
-        cidr: decision.source.to_string(),
-        origin: Origin::Detected,
-        expires_at: Some(Time(sentence.expires_at)),
-        reason: Some(decision.reason.clone()),
-        policy_ref: Some(PolicyRef { namespace: policy.namespace.clone(), name: policy.name.clone() }),
-        offence: Some(i32::try_from(sentence.offence).unwrap_or(i32::MAX)),
-        evidence: Some(Evidence {
-            hits: i32::try_from(evidence.hits).unwrap_or(i32::MAX),
-            first_seen: Time(evidence.first_seen),
-            last_seen: Time(evidence.last_seen),
-            samples: evidence.samples.clone(),
-        }),
-    };
-    let mut ban = IPBan::new(name, spec);
+    let policy = PolicyRef { namespace: policy.namespace.clone(), name: policy.name.clone() };
+    let mut ban = IPBan::new(name, IPBanSpec::detected(policy, decision, sentence));
     ban.metadata.labels = Some([(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned())].into());
     ban.metadata.finalizers = Some(vec![TTL_FINALIZER.to_owned()]);
     ban

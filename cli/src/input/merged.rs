@@ -4,11 +4,9 @@
 //! would have logged them, whatever the order they are named in. A line without a time goes with the one before it.
 //! Nothing is sorted within a log: a jail takes lines that come a little late.
 
-use std::io::Read;
-
 use jiff::Timestamp;
 
-use super::{InputError, lines::Lines};
+use super::{InputError, Log};
 
 /// A line, and when it was logged where that had to be found out.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -33,8 +31,7 @@ pub struct Merged {
 }
 
 struct Stream {
-    name: String,
-    lines: Lines<Box<dyn Read>>,
+    log: Log,
     /// The latest time of a line so far.
     head: Timestamp,
     at: Option<Timestamp>,
@@ -42,9 +39,9 @@ struct Stream {
 }
 
 impl Merged {
-    /// The logs, with their names. `clock` is asked for the time of each line.
-    pub fn new(logs: Vec<(String, Lines<Box<dyn Read>>)>, clock: Clock) -> Result<Self, InputError> {
-        let stream = |(name, lines)| Stream { name, lines, head: Timestamp::MIN, at: None, begin: 0 };
+    /// The logs, as one. `clock` is asked for the time of each line.
+    pub fn new(logs: Vec<Log>, clock: Clock) -> Result<Self, InputError> {
+        let stream = |log| Stream { log, head: Timestamp::MIN, at: None, begin: 0 };
         let streams = logs.into_iter().map(stream).collect();
         let mut merged = Self { streams, clock, current: None, limit: Timestamp::MIN };
         let mut index = 0;
@@ -57,7 +54,7 @@ impl Merged {
     }
 
     /// The next line of all; `None` after the last.
-    pub fn next(&mut self) -> Result<Option<Line<'_>>, InputError> {
+    pub fn next_line(&mut self) -> Result<Option<Line<'_>>, InputError> {
         if let Some(current) = self.current
             && !self.advance(current)?
         {
@@ -76,19 +73,19 @@ impl Merged {
         };
         self.current = Some(current);
         let stream = &self.streams[current];
-        Ok(Some(Line { at: stream.at, text: &stream.lines.line()[stream.begin..] }))
+        Ok(Some(Line { at: stream.at, text: &stream.log.lines.line()[stream.begin..] }))
     }
 
     /// Goes on in one stream; false when it is over, and gone.
     fn advance(&mut self, index: usize) -> Result<bool, InputError> {
         let Self { streams, clock, .. } = self;
         let stream = &mut streams[index];
-        let failed = |source| InputError::Read { name: stream.name.clone(), source };
-        if !stream.lines.advance().map_err(failed)? {
+        let failed = |source| InputError::Read { name: stream.log.name.clone(), source };
+        if !stream.log.lines.advance().map_err(failed)? {
             streams.remove(index);
             return Ok(false);
         }
-        (stream.at, stream.begin) = clock(stream.lines.line());
+        (stream.at, stream.begin) = clock(stream.log.lines.line());
         stream.head = stream.at.map_or(stream.head, |at| at.max(stream.head));
         Ok(true)
     }
@@ -104,9 +101,12 @@ pub fn runtime_stamp(line: &[u8]) -> (Option<Timestamp>, usize) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::input::Lines;
 
     /// Lines that are numbers of seconds, or something else.
     fn seconds(line: &[u8]) -> (Option<Timestamp>, usize) {
@@ -117,12 +117,12 @@ mod tests {
     fn merge(logs: &[String]) -> Vec<String> {
         let open = |(index, log): (usize, &String)| {
             let reader: Box<dyn Read> = Box::new(std::io::Cursor::new(log.clone().into_bytes()));
-            (index.to_string(), Lines::new(reader, 0))
+            Log { name: index.to_string(), lines: Lines::new(reader, 0) }
         };
         let logs = logs.iter().enumerate().map(open).collect();
         let mut merged = Merged::new(logs, Box::new(seconds)).unwrap();
         let mut all = Vec::new();
-        while let Some(line) = merged.next().unwrap() {
+        while let Some(line) = merged.next_line().unwrap() {
             all.push(String::from_utf8(line.text.to_vec()).unwrap());
         }
         all
@@ -155,9 +155,11 @@ mod tests {
     proptest! {
         #[test]
         fn sorted_logs_come_out_sorted_and_whole(mut logs in prop::collection::vec(prop::collection::vec(0u32..50, 0..20), 0..6)) {
-            logs.iter_mut().for_each(|log| log.sort_unstable());
+            for log in &mut logs {
+                log.sort_unstable();
+            }
             let texts: Vec<String> =
-                logs.iter().map(|log| log.iter().map(|second| format!("{second}\n")).collect()).collect();
+                logs.iter().map(|log| log.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")).collect();
             let got: Vec<u32> = merge(&texts).iter().map(|line| line.parse().unwrap()).collect();
             let mut expect = logs.concat();
             expect.sort_unstable();

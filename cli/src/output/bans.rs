@@ -6,60 +6,68 @@
 use std::io::{self, Write};
 
 use ip_sentry_crd::IPBan;
+use jiff::Timestamp;
+use serde::Serialize;
 
-use super::Summary;
 use crate::args::OutputFormat;
 
-/// Prints bans and then the summary.
+/// Prints bans and then a summary.
 pub struct Bans<W> {
     out: W,
     format: OutputFormat,
+    /// What the first column says, for a list of several policies' bans.
+    label: Option<&'static str>,
     printed: u64,
 }
 
+/// A ban, and whose it is where that has to be said.
+#[derive(Serialize)]
+struct Labelled<'a> {
+    #[serde(rename = "onlyIn", skip_serializing_if = "Option::is_none")]
+    label: Option<&'a str>,
+    #[serde(flatten)]
+    ban: &'a IPBan,
+}
+
 impl<W: Write> Bans<W> {
-    /// Nothing is printed yet.
-    pub fn new(out: W, format: OutputFormat) -> Self {
-        Self { out, format, printed: 0 }
+    /// Nothing is printed yet. `label` is the head of one more column.
+    pub fn new(out: W, format: OutputFormat, label: Option<&'static str>) -> Self {
+        Self { out, format, label, printed: 0 }
     }
 
-    /// Prints one ban.
-    pub fn print(&mut self, ban: &IPBan) -> io::Result<()> {
+    /// Prints one ban, at once.
+    pub fn print(&mut self, ban: &IPBan, label: Option<&str>) -> io::Result<()> {
         let is_first = self.printed == 0;
         self.printed += 1;
         match self.format {
             OutputFormat::Table | OutputFormat::Wide => {
                 if is_first {
-                    let header =
-                        ["CIDR", "BANNED AT", "UNTIL", "HITS", "OFFENCE", "REASON"].map(String::from);
-                    self.row(header, ["FIRST SEEN", "SAMPLES"].map(String::from))?;
+                    self.row(
+                        ["CIDR", "BANNED AT", "UNTIL", "HITS", "OFFENCE", "REASON", "FIRST SEEN", "SAMPLES"],
+                        self.label,
+                    )?;
                 }
-                let (row, more) = cells(ban);
-                self.row(row, more)
+                let cells = cells(ban);
+                self.row(cells.each_ref().map(String::as_str), label)?;
             }
             OutputFormat::Json => {
                 self.out.write_all(if is_first { b"{\"bans\":[\n" } else { b",\n" })?;
-                Ok(serde_json::to_writer(&mut self.out, ban)?)
+                serde_json::to_writer(&mut self.out, &Labelled { label, ban })?;
             }
             OutputFormat::Yaml => {
-                if is_first {
-                    self.out.write_all(b"bans:\n")?;
-                }
-                serde_yaml_ng::to_writer(&mut self.out, &[ban]).map_err(io::Error::other)
+                self.out.write_all(if is_first { b"bans:\n" } else { b"" })?;
+                to_yaml(&mut self.out, &[Labelled { label, ban }])?;
             }
         }
+        self.out.flush()
     }
 
-    /// Prints the summary and ends.
-    pub fn finish(mut self, summary: &Summary) -> io::Result<()> {
+    /// Prints the summary and ends; `text` is what is said of it beside a table.
+    pub fn finish(mut self, summary: &impl Serialize, text: &str) -> io::Result<()> {
         let is_empty = self.printed == 0;
         match self.format {
             OutputFormat::Table | OutputFormat::Wide => {
-                self.out.flush()?;
-                if is_empty {
-                    eprintln!("No bans.");
-                }
-                eprint!("{summary}");
+                eprint!("{text}");
             }
             OutputFormat::Json => {
                 self.out.write_all(if is_empty { b"{\"bans\":[" } else { b"\n" })?;
@@ -68,48 +76,49 @@ impl<W: Write> Bans<W> {
                 self.out.write_all(b"}\n")?;
             }
             OutputFormat::Yaml => {
-                if is_empty {
-                    self.out.write_all(b"bans: []\n")?;
+                self.out.write_all(if is_empty { b"bans: []\nsummary:\n" } else { b"summary:\n" })?;
+                let mut yaml = Vec::new();
+                to_yaml(&mut yaml, summary)?;
+                for line in yaml.split_inclusive(|&byte| byte == b'\n') {
+                    self.out.write_all(b"  ")?;
+                    self.out.write_all(line)?;
                 }
-                serde_yaml_ng::to_writer(&mut self.out, &serde_json::json!({ "summary": summary }))
-                    .map_err(io::Error::other)?;
             }
         }
         self.out.flush()
     }
 
-    fn row(&mut self, cells: [String; 6], more: [String; 2]) -> io::Result<()> {
-        let [cidr, at, until, hits, offence, reason] = cells;
-        // Widths that hold what nearly always comes: a table that is printed as it grows can't look ahead.
+    /// Widths hold what nearly always comes: a table that is printed as it grows can't look ahead.
+    fn row(&mut self, cells: [&str; 8], label: Option<&str>) -> io::Result<()> {
+        let [cidr, at, until, hits, offence, reason, first, samples] = cells;
+        if let Some(label) = label {
+            write!(self.out, "{label:<14} ")?;
+        }
         write!(self.out, "{cidr:<22} {at:<21} {until:<21} {hits:<5} {offence:<8} ")?;
-        if self.format == OutputFormat::Wide {
-            let [first, samples] = more;
-            writeln!(self.out, "{reason:<24} {first:<21} {samples}")
-        } else {
-            writeln!(self.out, "{reason}")
+        match self.format {
+            OutputFormat::Wide => writeln!(self.out, "{reason:<24} {first:<21} {samples}"),
+            _ => writeln!(self.out, "{reason}"),
         }
     }
 }
 
-fn cells(ban: &IPBan) -> ([String; 6], [String; 2]) {
+fn to_yaml(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
+    serde_yaml_ng::to_writer(out, value).map_err(io::Error::other)
+}
+
+fn cells(ban: &IPBan) -> [String; 8] {
     let spec = &ban.spec;
     let seen = spec.evidence.as_ref();
-    let second = |at: Option<jiff::Timestamp>| {
-        at.and_then(|at| jiff::Timestamp::from_second(at.as_second()).ok())
-            .map_or_else(String::new, |at| at.to_string())
-    };
-    (
-        [
-            spec.cidr.clone(),
-            second(seen.map(|seen| seen.last_seen.0)),
-            second(spec.expires_at.as_ref().map(|at| at.0)),
-            seen.map_or_else(String::new, |seen| seen.hits.to_string()),
-            spec.offence.map_or_else(String::new, |offence| offence.to_string()),
-            spec.reason.clone().unwrap_or_default(),
-        ],
-        [
-            second(seen.map(|seen| seen.first_seen.0)),
-            seen.map_or_else(String::new, |seen| seen.samples.join(", ")),
-        ],
-    )
+    let second = |at: Timestamp| Timestamp::from_second(at.as_second()).unwrap_or(at).to_string();
+    [
+        Some(spec.cidr.clone()),
+        seen.map(|seen| second(seen.last_seen.0)),
+        spec.expires_at.as_ref().map(|at| second(at.0)),
+        seen.map(|seen| seen.hits.to_string()),
+        spec.offence.map(|offence| offence.to_string()),
+        spec.reason.clone(),
+        seen.map(|seen| second(seen.first_seen.0)),
+        seen.map(|seen| seen.samples.join(", ")),
+    ]
+    .map(Option::unwrap_or_default)
 }

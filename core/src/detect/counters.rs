@@ -24,6 +24,8 @@ pub struct Counters {
     pub excepted: u64,
     /// Hits too old to count.
     pub stale: u64,
+    /// Hits of sources that were banned at the time, and so would not have come.
+    pub dropped: u64,
     /// Decisions made.
     pub earned: u64,
     /// Decisions not made, because the source shares addresses with a protected network.

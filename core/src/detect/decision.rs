@@ -29,6 +29,8 @@ pub enum Verdict {
     /// A hit that is too old to count: older than two windows before the source's newest, or from before its ban was
     /// lifted by hand.
     Stale,
+    /// A hit of a source that was banned at the time, and so would not have come.
+    Dropped,
     /// A hit.
     Counted,
     /// A hit that was one too many.

@@ -182,6 +182,12 @@ impl Offences {
         Some(ban)
     }
 
+    /// Whether the source is banned at that time, as far as is remembered.
+    #[must_use]
+    pub fn is_banned(&self, source: Source, at: Timestamp) -> bool {
+        self.bans.get(&source).and_then(PastBans::last).is_some_and(|end| end > at)
+    }
+
     /// How many sources were forgotten because there were too many.
     #[must_use]
     pub fn forgotten(&self) -> u64 {

@@ -71,7 +71,21 @@ impl Jail {
     ///
     /// `at` is when it was logged; without it the line's own time counts. `protected` is never banned.
     pub fn observe(&mut self, at: Option<Timestamp>, line: &[u8], protected: &Networks) -> Verdict {
-        self.tally.take_in(self.format.parse(line), at, line, protected)
+        self.observe_behind(at, line, protected, |_, _| false)
+    }
+
+    /// Takes in one line of a log that was written while nobody was banned, as if bans had been in force.
+    ///
+    /// `is_banned` says whether a source was banned at a time: its hits would not have come, and are not counted. The
+    /// rest is as in [`Self::observe`].
+    pub fn observe_behind(
+        &mut self,
+        at: Option<Timestamp>,
+        line: &[u8],
+        protected: &Networks,
+        is_banned: impl FnOnce(Source, Timestamp) -> bool,
+    ) -> Verdict {
+        self.tally.take_in(self.format.parse(line), at, line, protected, is_banned)
     }
 
     /// A ban was lifted by hand: what was logged at or before `until` never counts against this source again.
@@ -100,6 +114,12 @@ impl Jail {
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.tally.counters
+    }
+
+    /// The earliest and the latest time of the requests so far.
+    #[must_use]
+    pub fn span(&self) -> Option<(Timestamp, Timestamp)> {
+        self.tally.span
     }
 
     /// How many sources are being counted at present.

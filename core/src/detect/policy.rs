@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::{
     catalogue::Catalogue,
     client_ip::{ClientIp, ClientIpDraft, ClientIpError},
+    date,
     escalation::{BanTime, Escalation, FACTOR_BOUNDS},
     exceptions::Exceptions,
     format::{Field, Fields, Format, FormatDraft, FormatError, LineRegexError, Preset},
@@ -232,6 +235,14 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// When a line says that it was logged; none where it doesn't, or is no request.
+    ///
+    /// For putting the lines of several logs in order. A log that is also counted or explained needs a copy of the
+    /// policy for this: what stands in front of lines is followed from one to the next.
+    pub fn time(&mut self, line: &[u8]) -> Option<Timestamp> {
+        self.format.parse(line).ok().and_then(|record| date::timestamp(record.time))
+    }
+
     /// Checks and compiles a draft.
     pub fn compile(draft: &PolicyDraft) -> Result<Self, PolicyError> {
         let thresholds = thresholds(draft)?;

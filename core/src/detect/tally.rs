@@ -36,6 +36,8 @@ pub(super) struct Tally {
     pub(super) forgiven: Forgiven,
     /// The beginning of the last line that did not parse.
     pub(super) last_unparsed: Vec<u8>,
+    /// The earliest and the latest time of the requests so far.
+    pub(super) span: Option<(Timestamp, Timestamp)>,
     samples: Samples,
     dates: Dates,
     /// For paths, which clients choose.
@@ -51,19 +53,21 @@ impl Tally {
             sources: Sources::default(),
             forgiven: Forgiven::default(),
             last_unparsed: Vec::new(),
+            span: None,
             samples: Samples::default(),
             dates: Dates::default(),
             hasher: RandomState::new(),
         }
     }
 
-    /// Takes in what was read from `line`.
+    /// Takes in what was read from `line`; `is_banned` says whose hits would not have come at that time.
     pub(super) fn take_in(
         &mut self,
         parsed: Result<Record<'_>, RecordError>,
         at: Option<Timestamp>,
         line: &[u8],
         protected: &Networks,
+        is_banned: impl FnOnce(Source, Timestamp) -> bool,
     ) -> Verdict {
         self.counters.lines += 1;
         let record = match parsed {
@@ -74,6 +78,7 @@ impl Tally {
             return self.unparsed(RecordError::Time, line);
         };
         self.counters.parsed += 1;
+        self.span = Some(self.span.map_or((at, at), |(first, last)| (first.min(at), last.max(at))));
         let client = match self.rules.client(&record, protected) {
             Ok(client) => client,
             Err(reason) => {
@@ -101,6 +106,10 @@ impl Tally {
         if self.forgiven.covers(client.address, at) {
             self.counters.stale += 1;
             return Verdict::Stale;
+        }
+        if is_banned(source, at) {
+            self.counters.dropped += 1;
+            return Verdict::Dropped;
         }
         self.count(source, &record, at, pattern, protected)
     }

@@ -484,3 +484,26 @@ fn the_kubelets_probes_do_not_look_like_hidden_clients_and_nobody_hides_behind_t
     assert_eq!((counters.probes, counters.protected_clients, counters.private_clients), (2, 0, 0));
     assert_eq!(verdict, Verdict::Counted);
 }
+
+#[test]
+fn hits_of_a_banned_source_would_not_have_come() {
+    let mut jail = jail(&PolicyDraft::default());
+    let end = at("10:00:03");
+    let mut watch = |time| {
+        let is_banned = |_: Source, at: Timestamp| at < end;
+        jail.observe_behind(Some(at(time)), &line("203.0.113.7", "/.env"), &Networks::default(), is_banned)
+    };
+    let verdicts = ["10:00:01", "10:00:02", "10:00:03", "10:00:04", "10:00:05"].map(&mut watch);
+    assert_eq!(verdicts[..4], [Verdict::Dropped, Verdict::Dropped, Verdict::Counted, Verdict::Counted]);
+    assert_eq!(earned(&verdicts[4]).evidence.first_seen, end);
+    assert_eq!((jail.counters().hits, jail.counters().dropped), (5, 2));
+}
+
+#[test]
+fn the_span_is_from_the_earliest_to_the_latest_request() {
+    let mut jail = jail(&PolicyDraft::default());
+    assert_eq!(jail.span(), None);
+    watch(&mut jail, "203.0.113.7", &[("10:00:05", "/"), ("10:00:01", "/"), ("10:00:03", "/")]);
+    jail.observe(Some(at("11:00:00")), b"no request", &Networks::default());
+    assert_eq!(jail.span(), Some((at("10:00:01"), at("10:00:05"))));
+}
