@@ -66,6 +66,12 @@ fn add_functions(context: &mut Context<'_, '_>) -> Result<(), cel::DeclarationEr
     let address = |text: &Text| text.parse::<std::net::IpAddr>().ok();
     let network = |text: &Text| text.parse::<Network>().ok().or_else(|| masked(text));
     let refused = |function: &str| ExecutionError::function_error(function, "not of that form");
+    context.add_function("matches", move |This(text): This<Text>, pattern: Text| {
+        // In RE2 a bracket in a class is itself, in Rust it opens another.
+        let pattern = pattern.replace("[[]", r"\[");
+        let regex = regex::Regex::new(&pattern).map_err(|_| refused("matches"))?;
+        Ok::<_, ExecutionError>(regex.is_match(&text))
+    })?;
     context.add_function("isIP", move |text: Text| address(&text).is_some())?;
     context.add_function("isCIDR", move |text: Text| network(&text).is_some())?;
     context.add_function("ip", |text: Text| text)?;

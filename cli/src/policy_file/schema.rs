@@ -57,13 +57,17 @@ pub(super) fn unknown_fields(schema: &Value, value: &Value, path: &str, unknown:
     }
 }
 
-/// Fills in the defaults; a null where there is a default counts as absent.
+/// Fills in the defaults. A null is the same as nothing, unless the schema says that it may be there.
 pub(super) fn fill_in(schema: &Value, value: &mut Value) {
     match value {
         Value::Object(fields) => {
+            fields.retain(|name, field| {
+                let is_known = schema["properties"].get(name);
+                !field.is_null() || is_known.is_none_or(|known| known["nullable"] == true)
+            });
             for (name, property) in schema["properties"].as_object().into_iter().flatten() {
                 if let Some(default) = property.get("default")
-                    && fields.get(name).is_none_or(Value::is_null)
+                    && !fields.contains_key(name)
                 {
                     fields.insert(name.clone(), default.clone());
                 }
