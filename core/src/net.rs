@@ -156,6 +156,7 @@ pub enum Scope {
 
 /// The scope of one address.
 #[must_use]
+#[inline]
 pub fn scope(address: IpAddr) -> Scope {
     match address.to_canonical() {
         IpAddr::V4(v4) => scope_v4(v4),
@@ -164,18 +165,10 @@ pub fn scope(address: IpAddr) -> Scope {
 }
 
 fn scope_v4(address: Ipv4Addr) -> Scope {
-    let [first, second, ..] = address.octets();
-    if address.is_loopback()
-        || address.is_link_local()
-        || address.is_multicast()
-        || address.is_broadcast()
-        || first == 0
-    {
-        Scope::Special
-    } else if address.is_private() || (first == 100 && second & 0xc0 == 64) {
-        Scope::Private
-    } else {
-        Scope::Public
+    match address.octets() {
+        [0 | 127 | 224..=239, ..] | [169, 254, ..] | [255, 255, 255, 255] => Scope::Special,
+        [10, ..] | [172, 16..=31, ..] | [192, 168, ..] | [100, 64..=127, ..] => Scope::Private,
+        _ => Scope::Public,
     }
 }
 

@@ -14,6 +14,8 @@ use crate::net::Network;
 pub struct Networks {
     v4: Vec<(u128, u128)>,
     v6: Vec<(u128, u128)>,
+    /// First octets of IPv4 addresses in the set, as bits: most addresses need no search.
+    octets: [u64; 4],
 }
 
 impl Networks {
@@ -25,8 +27,15 @@ impl Networks {
 
     /// Whether the address lies in one of the networks; IPv4-mapped IPv6 counts as IPv4.
     #[must_use]
+    #[inline]
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
+        if let IpAddr::V4(v4) = address {
+            let [first, ..] = v4.octets().map(usize::from);
+            if self.octets[first / 64] & 1 << (first % 64) == 0 {
+                return false;
+            }
+        }
         let bits = bits(address);
         hit(self.family(address.is_ipv4()), bits, bits)
     }
@@ -74,7 +83,14 @@ impl FromIterator<Network> for Networks {
             let range = (bits(network.address()), bits(network.last_address()));
             if network.is_ipv4() { v4.push(range) } else { v6.push(range) }
         }
-        Self { v4: merged(v4), v6: merged(v6) }
+        let v4 = merged(v4);
+        let mut octets = [0; 4];
+        for first in 0..256 {
+            if hit(&v4, first << 24, (first << 24) + 0xff_ffff) {
+                octets[(first / 64) as usize] |= 1 << (first % 64);
+            }
+        }
+        Self { v4, v6: merged(v6), octets }
     }
 }
 

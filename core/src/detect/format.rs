@@ -164,13 +164,17 @@ fn bare_or_whole<'line>(
     line: &'line [u8],
     mut parse: impl FnMut(&'line [u8]) -> Result<Record<'line>, RecordError>,
 ) -> Result<Record<'line>, RecordError> {
-    let whole = parse(line);
-    let Err(error @ (RecordError::Shape | RecordError::Client)) = whole else { return whole };
-    let Some(bare) = prefixes.strip(line)? else { return Err(blame(error, line)) };
-    match parse(bare.line) {
-        Ok(record) => Ok(dated(record, bare.stamp)),
-        Err(error) => Err(blame(error, bare.line)),
+    let mut read = parse(line);
+    if let Err(error @ (RecordError::Shape | RecordError::Client)) = read {
+        read = match prefixes.strip(line)? {
+            None => Err(blame(error, line)),
+            Some(bare) => match parse(bare.line) {
+                Ok(record) => Ok(dated(record, bare.stamp)),
+                Err(error) => Err(blame(error, bare.line)),
+            },
+        };
     }
+    read
 }
 
 /// A prefix's time is better than none.

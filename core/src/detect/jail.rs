@@ -85,7 +85,7 @@ impl Jail {
         protected: &Networks,
         is_banned: impl FnOnce(Source, Timestamp) -> bool,
     ) -> Verdict {
-        self.tally.take_in(self.format.parse(line), at, line, protected, is_banned)
+        self.tally.take_in(&self.format.parse(line), at, line, protected, is_banned)
     }
 
     /// A ban was lifted by hand: what was logged at or before `until` never counts against this source again.

@@ -67,6 +67,7 @@ pub(super) struct Rules {
 
 impl Rules {
     /// Whose request it was.
+    #[inline]
     pub(super) fn client(&self, record: &Record<'_>, protected: &Networks) -> Result<Client, NoClient> {
         let address = match &self.client_ip {
             Some(client_ip) => client_ip.find(record.client, record.forwarded_for)?,
@@ -76,6 +77,7 @@ impl Rules {
     }
 
     /// What a request of this client comes to.
+    #[inline]
     pub(super) fn judge(&mut self, client: Client, record: &Record<'_>) -> Judgement {
         if !client.is_usual() && self.is_infrastructure(client) {
             return Judgement::Infrastructure;

@@ -12,12 +12,13 @@
 //! as one DFA were measured too: the lazy one can be driven to 0.8 µs a byte by whoever chooses the paths, the full
 //! one takes a minute to build for 1,000 patterns.
 
+mod beginnings;
 mod literals;
 
 use aho_corasick::{AhoCorasick, Anchored, Input, StartKind, automaton::OverlappingState};
 use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 
-use self::literals::Required;
+use self::{beginnings::Beginnings, literals::Required};
 
 /// The longest pattern, in bytes.
 pub const MAX_PATTERN_BYTES: usize = 512;
@@ -50,6 +51,7 @@ pub enum PatternError {
 #[derive(Clone, Debug)]
 pub struct Matcher {
     patterns: Vec<Pattern>,
+    beginnings: Beginnings,
     at_start: Option<Literals>,
     anywhere: Option<Literals>,
     others: Option<Others>,
@@ -97,11 +99,13 @@ impl Matcher {
             let is_other = others.last().is_some_and(|&(_, last)| last == number);
             patterns.push(Pattern { text: text.into(), regex: (!is_whole && !is_other).then_some(regex) });
         }
+        let beginnings = Beginnings::of(at_start.iter().flat_map(|(literals, _)| literals));
         // Each pattern is bounded, but not all of them together.
         let too_many = (texts.len().saturating_sub(1), PatternError::TooMany);
         Ok(Self {
             tried: vec![0; patterns.len().div_ceil(64)],
             patterns,
+            beginnings,
             at_start: Literals::new(at_start, StartKind::Anchored).map_err(|_| too_many.clone())?,
             anywhere: Literals::new(anywhere, StartKind::Unanchored).map_err(|_| too_many.clone())?,
             others: Others::new(&others).map_err(|_| too_many)?,
@@ -142,10 +146,17 @@ impl Matcher {
     }
 
     /// The lowest-numbered pattern that matches.
+    #[inline]
     pub fn find(&mut self, target: &[u8]) -> Option<u16> {
-        let Self { patterns, at_start, anywhere, others, tried } = self;
+        let may_start = self.beginnings.may_be_of(target);
+        let is_needless = !may_start && self.anywhere.is_none() && self.others.is_none();
+        if is_needless { None } else { self.search(target, may_start) }
+    }
+
+    fn search(&mut self, target: &[u8], may_start: bool) -> Option<u16> {
+        let Self { patterns, at_start, anywhere, others, tried, .. } = self;
         let mut best = Best { target, patterns, tried, number: None, is_clean: true };
-        if let Some(literals) = at_start {
+        if let Some(literals) = at_start.as_ref().filter(|_| may_start) {
             literals.search(Anchored::Yes, &mut best);
         }
         if let Some(literals) = anywhere {

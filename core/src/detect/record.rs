@@ -1,6 +1,6 @@
 //! What a line of a log says about one request, borrowed from the line and from whoever read it.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The longest line that is looked at, in bytes; readers cut there too.
 pub const MAX_LINE_BYTES: usize = 64 * 1024;
@@ -119,7 +119,7 @@ pub fn client(text: &[u8]) -> Option<IpAddr> {
         [b'[', inner @ .., b']'] => inner,
         _ => text,
     };
-    let v6 = std::str::from_utf8(bare).ok()?.parse::<std::net::Ipv6Addr>().ok()?;
+    let v6 = ipv6(bare).or_else(|| std::str::from_utf8(bare).ok()?.parse().ok())?;
     Some(IpAddr::V6(v6).to_canonical())
 }
 
@@ -129,31 +129,96 @@ fn ipv4(text: &[u8]) -> Option<Ipv4Addr> {
 
 /// The IPv4 address that a text begins with, and what follows it, which is no digit. By hand, since each line has one: a
 /// third of the time that the standard library takes.
+#[inline]
 pub(super) fn leading_ipv4(text: &[u8]) -> Option<(Ipv4Addr, &[u8])> {
-    let (first, rest) = octet(text)?;
-    let (second, rest) = octet(rest.strip_prefix(b".")?)?;
-    let (third, rest) = octet(rest.strip_prefix(b".")?)?;
-    let (fourth, rest) = octet(rest.strip_prefix(b".")?)?;
-    let is_end = digit(rest, 0) > 9;
-    is_end.then(|| (Ipv4Addr::from_bits(first << 24 | second << 16 | third << 8 | fourth), rest))
+    let mut padded = [b' '; WINDOW];
+    let window = text.first_chunk().unwrap_or_else(|| {
+        padded[..text.len()].copy_from_slice(text);
+        &padded
+    });
+    let behind_dot = |at: usize| (window[at % WINDOW] == b'.').then_some(at + 1);
+    let (first, at) = octet(window, 0)?;
+    let (second, at) = octet(window, behind_dot(at)?)?;
+    let (third, at) = octet(window, behind_dot(at)?)?;
+    let (fourth, at) = octet(window, behind_dot(at)?)?;
+    let address = Ipv4Addr::from_bits(first << 24 | second << 16 | third << 8 | fourth);
+    (!window[at % WINDOW].is_ascii_digit()).then(|| (address, &text[at..]))
 }
 
-/// A number to 255 of at most three digits, without the leading zeros that are octal to some.
-fn octet(text: &[u8]) -> Option<(u32, &[u8])> {
-    let [first, second, third] = [0, 1, 2].map(|place| digit(text, place));
-    let (value, digits) = match (first, second, third) {
-        (10.., ..) => return None,
-        (_, 10.., _) => (first, 1),
-        (0, ..) => return None,
-        (_, _, 10..) => (first * 10 + second, 2),
-        _ => (first * 100 + second * 10 + third, 3),
-    };
-    (value <= 255).then(|| (value, &text[digits..]))
+/// An address of 15 bytes and the byte behind it. (The remainders by it never matter, but spare a check of each place.)
+const WINDOW: usize = 16;
+
+/// A number to 255 of at most three digits, without the leading zeros that are octal to some, and its end.
+fn octet(window: &[u8; WINDOW], at: usize) -> Option<(u32, usize)> {
+    let digit = |place: usize| u32::from(window[place % WINDOW].wrapping_sub(b'0'));
+    let first = digit(at);
+    if first > 9 {
+        return None;
+    }
+    let second = digit(at + 1);
+    if second > 9 {
+        return Some((first, at + 1));
+    }
+    if first == 0 {
+        return None;
+    }
+    let third = digit(at + 2);
+    if third > 9 {
+        return Some((first * 10 + second, at + 2));
+    }
+    let value = first * 100 + second * 10 + third;
+    (value <= 255).then_some((value, at + 3))
 }
 
-/// The digit at a place; more than 9 where there is none.
-fn digit(text: &[u8], place: usize) -> u32 {
-    text.get(place).map_or(10, |&byte| u32::from(byte).wrapping_sub(u32::from(b'0')))
+/// What each byte is as a hexadecimal digit; 16 where it is none.
+const HEX_DIGITS: [u8; 256] = {
+    let mut digits = [16; 256];
+    let mut value = 0;
+    while value < 16 {
+        digits[b"0123456789abcdef"[value as usize] as usize] = value;
+        digits[b"0123456789ABCDEF"[value as usize] as usize] = value;
+        value += 1;
+    }
+    digits
+};
+
+/// An IPv6 address in groups alone, by hand for the same reason.
+fn ipv6(text: &[u8]) -> Option<Ipv6Addr> {
+    let mut groups = [0_u16; 8];
+    let (mut count, mut gap, mut rest) = (0, None, text);
+    if let Some(after) = rest.strip_prefix(b"::") {
+        (gap, rest) = (Some(0), after);
+    }
+    while !rest.is_empty() {
+        let group = groups.get_mut(count)?;
+        let mut digits = 0;
+        while let [byte, after @ ..] = rest
+            && let digit @ 0..16 = HEX_DIGITS[usize::from(*byte)]
+        {
+            *group = *group << 4 | u16::from(digit);
+            (digits, rest) = (digits + 1, after);
+        }
+        if !(1..=4).contains(&digits) {
+            return None;
+        }
+        count += 1;
+        rest = match rest {
+            [] => rest,
+            [b':', b':', after @ ..] if gap.is_none() => {
+                gap = Some(count);
+                after
+            }
+            [b':', after @ ..] if !after.is_empty() => after,
+            _ => return None,
+        };
+    }
+    let absent = groups.len() - count;
+    match gap {
+        Some(gap) if absent > 0 => groups[gap..].rotate_right(absent),
+        None if absent == 0 => {}
+        _ => return None,
+    }
+    Some(groups.into())
 }
 
 #[cfg(test)]
@@ -186,6 +251,21 @@ mod tests {
         #[test]
         fn an_ipv4_address_reads_as_the_standard_library_reads_it(text in "[0-9.]{1,16}") {
             prop_assert_eq!(ipv4(text.as_bytes()), text.parse().ok());
+        }
+
+        #[test]
+        fn an_ipv6_address_reads_as_the_standard_library_reads_it(text in "(::)?([0-9a-fA-F]{0,5}::?){0,8}[0-9a-g]{0,4}(::)?") {
+            let own = ipv6(text.as_bytes());
+            let by_library = text.parse::<Ipv6Addr>().ok();
+            prop_assert_eq!(own, by_library);
+        }
+
+        #[test]
+        fn every_ipv6_address_is_read(bits: u128, mask: u128) {
+            for bits in [bits, bits & mask, bits >> 64, bits << 64, bits & 0xffff_0000_0000_0000_0000_ffff_0000] {
+                let address = Ipv6Addr::from_bits(bits);
+                prop_assert_eq!(client(address.to_string().as_bytes()), Some(IpAddr::V6(address).to_canonical()));
+            }
         }
 
         #[test]

@@ -61,9 +61,10 @@ impl Tally {
     }
 
     /// Takes in what was read from `line`; `is_banned` says whose hits would not have come at that time.
+    #[inline]
     pub(super) fn take_in(
         &mut self,
-        parsed: Result<Record<'_>, RecordError>,
+        parsed: &Result<Record<'_>, RecordError>,
         at: Option<Timestamp>,
         line: &[u8],
         protected: &Networks,
@@ -72,14 +73,14 @@ impl Tally {
         self.counters.lines += 1;
         let record = match parsed {
             Ok(record) => record,
-            Err(error) => return self.unparsed(error, line),
+            Err(error) => return self.unparsed(*error, line),
         };
         let Some(at) = at.or_else(|| self.dates.timestamp(record.time)) else {
             return self.unparsed(RecordError::Time, line);
         };
         self.counters.parsed += 1;
         self.span = Some(self.span.map_or((at, at), |(first, last)| (first.min(at), last.max(at))));
-        let client = match self.rules.client(&record, protected) {
+        let client = match self.rules.client(record, protected) {
             Ok(client) => client,
             Err(reason) => {
                 self.counters.unknown_clients += 1;
@@ -92,7 +93,7 @@ impl Tally {
         if record.target.len() > MAX_TARGET_BYTES {
             self.counters.cut_targets += 1;
         }
-        let (source, pattern) = match self.rules.judge(client, &record) {
+        let (source, pattern) = match self.rules.judge(client, record) {
             Judgement::Infrastructure => return Verdict::Infrastructure(client.address),
             Judgement::Narrowed(_) | Judgement::NoPattern => return Verdict::Miss,
             Judgement::Excepted(_) => {
@@ -111,7 +112,7 @@ impl Tally {
             self.counters.dropped += 1;
             return Verdict::Dropped;
         }
-        self.count(source, &record, at, pattern, protected)
+        self.count(source, record, at, pattern, protected)
     }
 
     fn unparsed(&mut self, error: RecordError, line: &[u8]) -> Verdict {

@@ -32,6 +32,7 @@ pub struct Normaliser {
 
 impl Normaliser {
     /// The plain form of a target, of at most [`MAX_TARGET_BYTES`] of it.
+    #[inline]
     pub fn normalise<'a>(&'a mut self, target: &'a [u8]) -> &'a [u8] {
         let target = &target[..target.len().min(MAX_TARGET_BYTES)];
         let (path, query) = target.split_at(memchr(b'?', target).unwrap_or(target.len()));

@@ -53,18 +53,23 @@ fn split_at(bytes: &[u8], index: Option<usize>) -> Option<(&[u8], &[u8])> {
 }
 
 /// `- user [time] "` → the time, and what follows the quote.
-///
-/// A user's name may hold spaces and brackets, but no quote: the `] "` that is looked for is the real one, and the
-/// time is what stands between it and the nearest bracket on its left.
 fn time(rest: &[u8]) -> Option<(&[u8], &[u8])> {
     // Nearly always nobody has logged in, and the time begins right here, in its usual shape. (A user may be called
     // `- [a`, but then the shape isn't there.)
-    if let [b'-', b' ', b'-', b' ', b'[', after @ ..] = rest
-        && let [_, _, b'/', _, _, _, b'/', _, _, _, _, b':', _, _, b':', ..] = after
-        && let Some(rest) = after.get(LOCAL_TIME_BYTES..).and_then(|rest| rest.strip_prefix(b"] \""))
+    if let Some(after) = rest.strip_prefix(b"- - [")
+        && let Some((time, rest)) = after.split_at_checked(LOCAL_TIME_BYTES)
+        && let [_, _, b'/', _, _, _, b'/', _, _, _, _, b':', _, _, b':', ..] = time
+        && let Some(rest) = rest.strip_prefix(b"] \"")
     {
-        return Some((&after[..LOCAL_TIME_BYTES], rest));
+        return Some((time, rest));
     }
+    unusual_time(rest)
+}
+
+/// A user's name may hold spaces and brackets, but no quote: the `] "` that is looked for is the real one, and the
+/// time is what stands between it and the nearest bracket on its left.
+#[cold]
+fn unusual_time(rest: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = memmem::find(rest, b"] \"")?;
     let start = memrchr(b'[', &rest[..end])?;
     // `ident user ` stands before it; each has at least one byte.
@@ -105,13 +110,17 @@ fn request_line(request: &[u8]) -> Option<(&[u8], &[u8])> {
     let is_of_method = |byte: &u8| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_');
     let (method, rest) = split_at(request, request.iter().position(|byte| !is_of_method(byte)))?;
     let is_method = (1..=MAX_METHOD_BYTES).contains(&method.len()) && request[method.len()] == b' ';
-    let end = match rest {
-        // The usual ` HTTP/1.1`, without a search.
-        [.., b' ', b'H', b'T', b'T', b'P', b'/', _, b'.', _] => rest.len() - 9,
-        _ => memmem::rfind(rest, b" HTTP/").unwrap_or(rest.len()),
+    // The usual ` HTTP/1.1`, without a search.
+    let target = match rest.split_last_chunk() {
+        Some((target, [b' ', b'H', b'T', b'T', b'P', b'/', _, b'.', _])) => target,
+        _ => &rest[..unusual_end(rest)],
     };
-    let target = &rest[..end];
     (is_method && !target.is_empty()).then_some((method, target))
+}
+
+#[cold]
+fn unusual_end(rest: &[u8]) -> usize {
+    memmem::rfind(rest, b" HTTP/").unwrap_or(rest.len())
 }
 
 /// ` 612 "referer" "user agent" "forwarded for"` → the last two, each empty where it is absent.
