@@ -3,11 +3,20 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
 use ip_sentry_core::duration::{DurationError, GatewayDuration};
 
 /// Tries ProbePolicies on logs, before they are applied.
+///
+/// A ProbePolicy says what probing looks like in a gateway's access log. What it would do can be seen on any log of
+/// that gateway, with the same engine that the operator runs. Nothing here writes to a cluster.
 #[derive(Debug, Parser)]
-#[command(name = "kubectl ip-sentry", bin_name = "kubectl ip-sentry", version, max_term_width = 100)]
+#[command(
+    name = "kubectl ip-sentry",
+    bin_name = "kubectl ip-sentry",
+    version,
+    disable_help_subcommand = true
+)]
 pub struct Args {
     /// What to do.
     #[command(subcommand)]
@@ -19,28 +28,42 @@ pub struct Args {
 pub enum Command {
     /// Say who would be banned: when, for how long, why, with the evidence.
     Replay(ReplayArgs),
+    /// Say of each line what was read from it, and which pattern it matches or why none.
+    Explain(ExplainArgs),
+    /// Print a script that completes commands in a shell.
+    Completion(CompletionArgs),
+    /// Print the version.
+    Version,
+}
+
+/// Which policy.
+#[derive(Debug, clap::Args)]
+pub struct PolicyArgs {
+    /// The ProbePolicy to try, as it is applied, in YAML or JSON.
+    #[arg(long, short = 'p', value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub policy: PathBuf,
+    /// Which ProbePolicy, where a file holds several.
+    #[arg(long, value_name = "NAME")]
+    pub policy_name: Option<String>,
+    /// Networks that are never banned: a ProtectedNetworks, as it is applied or as the cluster has it.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub protected: Option<PathBuf>,
 }
 
 /// What to replay.
 #[derive(Debug, clap::Args)]
 #[command(after_help = REPLAY_HELP)]
 pub struct ReplayArgs {
-    /// The ProbePolicy to try, as it is applied, in YAML or JSON.
-    #[arg(long, short = 'p', value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub policy: PathBuf,
-    /// Which ProbePolicy, where the file holds several.
-    #[arg(long, value_name = "NAME")]
-    pub policy_name: Option<String>,
-    /// Logs to read, plain, gzip or zstd, merged by their lines' time; `-` or none is standard input.
+    /// The policy.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    /// Logs to read, plain, gzip or zstd, merged by the time of their lines; `-` or none is standard input.
     #[arg(value_name = "LOG", value_hint = ValueHint::FilePath)]
     pub logs: Vec<PathBuf>,
-    /// Show only what this ProbePolicy and --policy ban differently.
+    /// Show only which sources this ProbePolicy bans and --policy does not, and the other way round.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub against: Option<PathBuf>,
-    /// Networks that are never banned: a ProtectedNetworks, as it is applied or as the cluster has it.
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub protected: Option<PathBuf>,
-    /// Read the last so much of the policy's own pods' logs, such as 24h, instead of files.
+    /// Instead of files, read the policy's own pods' logs of this long, such as 24h.
     #[arg(long, value_name = "DURATION", conflicts_with = "logs", value_parser = duration)]
     pub since: Option<Duration>,
     /// Where those pods are.
@@ -54,44 +77,118 @@ pub struct ReplayArgs {
 /// Which cluster and where in it.
 #[derive(Debug, clap::Args)]
 pub struct ClusterArgs {
-    /// The policy's namespace; default: what the policy says, else the context's.
+    /// With --since: the pods' namespace; default: what the policy says, else the context's.
     #[arg(long, short = 'n', value_name = "NAMESPACE", requires = "since")]
     pub namespace: Option<String>,
-    /// The kubeconfig's context; default: the current one.
+    /// With --since: the kubeconfig's context; default: the current one.
     #[arg(long, value_name = "CONTEXT", requires = "since")]
     pub context: Option<String>,
 }
 
-const REPLAY_HELP: &str = "\
-Bans are as if the policy were in force and nothing else banned anybody: a source's lines while it is banned are not
-counted, and its next ban is its second. The time that counts is the line's own; with --since it is the container
-runtime's. A log whose lines have no time is refused; `kubectl logs --timestamps` has them.
+/// What to explain.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXPLAIN_HELP)]
+pub struct ExplainArgs {
+    /// The policy.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    /// Logs to read one after the other, plain, gzip or zstd; `-` or none is standard input.
+    #[arg(value_name = "LOG", value_hint = ValueHint::FilePath)]
+    pub logs: Vec<PathBuf>,
+    /// How to print.
+    #[arg(long, short = 'o', value_name = "FORMAT", default_value = "table")]
+    pub output: OutputFormat,
+}
 
-Tables are printed to standard output and the summary to standard error. JSON and YAML are one object: `bans`, a list
-of IPBans as the operator would write them, and `summary`.
+/// For which shell.
+#[derive(Debug, clap::Args)]
+#[command(after_help = COMPLETION_HELP)]
+pub struct CompletionArgs {
+    /// The shell that runs the script, or `kubectl` for the program with which kubectl completes its plugins.
+    pub shell: CompletionFor,
+}
 
-Examples:
-  kubectl ip-sentry replay -p policy.yaml access.log access.log.1 access.log.2.gz
-  kubectl logs --timestamps --since=24h deploy/gateway | kubectl ip-sentry replay -p policy.yaml
-  kubectl ip-sentry replay -p policy.yaml --since 24h -o wide
-  kubectl ip-sentry replay -p stricter.yaml --against policy.yaml access.log
+/// Who completes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum CompletionFor {
+    /// Bash.
+    Bash,
+    /// Zsh.
+    Zsh,
+    /// Fish.
+    Fish,
+    /// PowerShell.
+    Powershell,
+    /// `kubectl ip-sentry`, in whatever shell kubectl's own completion is set up for.
+    Kubectl,
+}
 
-Exit codes: 0 done, whatever was found; 1 something could not be read or used; 2 wrong usage.";
+impl CompletionFor {
+    /// The shell; none for kubectl.
+    #[must_use]
+    pub fn shell(self) -> Option<Shell> {
+        match self {
+            Self::Bash => Some(Shell::Bash),
+            Self::Zsh => Some(Shell::Zsh),
+            Self::Fish => Some(Shell::Fish),
+            Self::Powershell => Some(Shell::PowerShell),
+            Self::Kubectl => None,
+        }
+    }
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum OutputFormat {
+    /// Columns, for people.
+    Table,
+    /// More columns.
+    Wide,
+    /// JSON: of replay one object, of explain an object a line.
+    Json,
+    /// YAML: of replay an object, of explain a list.
+    Yaml,
+}
 
 /// A duration as policies write it.
 fn duration(text: &str) -> Result<Duration, DurationError> {
     text.parse::<GatewayDuration>().map(GatewayDuration::get)
 }
 
-/// How to print.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum OutputFormat {
-    /// Columns.
-    Table,
-    /// More columns.
-    Wide,
-    /// JSON.
-    Json,
-    /// YAML.
-    Yaml,
-}
+const REPLAY_HELP: &str = "\
+Bans are as if the policy were in force and nothing else banned anybody: hits of a source that is banned by then are
+not counted, and its next ban is its second. What a policy in mode Shadow would ban is listed all the same.
+
+The time that counts is the line's own, in whatever zone it names, UTC where it names none; with --since it is the
+container runtime's. A log whose lines have no time is refused: `kubectl logs --timestamps` has them. Several logs are
+read as one in the order of time, whatever order they are named in.
+
+Tables go to standard output and the summary to standard error. JSON and YAML are one object: `bans`, a list of IPBans
+as the operator would write them, and `summary`.
+
+Examples:
+  kubectl ip-sentry replay -p policy.yaml access.log access.log.1 access.log.2.gz
+  kubectl logs --timestamps --since=24h deploy/gateway | kubectl ip-sentry replay -p policy.yaml
+  kubectl ip-sentry replay -p policy.yaml --since 24h -o wide
+  kubectl ip-sentry replay -p stricter.yaml --against policy.yaml access.log
+  kubectl get protectednetworks cluster -o yaml > protected.yaml
+  kubectl ip-sentry replay -p policy.yaml --protected protected.yaml access.log
+
+Exit codes: 0 done, whatever was found; 1 something could not be read or used; 2 wrong usage.";
+
+const EXPLAIN_HELP: &str = "\
+A hit is a line that counts against its client; how many it takes for a ban is the policy's threshold, which `replay`
+looks at. With -o json there is exactly one object for each line, at once, with the fields line, parsed, ip, path,
+normalisedPath, status, method, host, userAgent, event, matched, pattern and reason, null where unknown.
+
+Examples:
+  kubectl ip-sentry explain -p policy.yaml access.log
+  kubectl logs deploy/gateway | kubectl ip-sentry explain -p policy.yaml -o json | jq 'select(.parsed | not)'
+
+Exit codes: 0 done, whatever was found; 1 something could not be read or used; 2 wrong usage.";
+
+const COMPLETION_HELP: &str = "\
+Examples:
+  kubectl ip-sentry completion kubectl > ~/.local/bin/kubectl_complete-ip_sentry
+  chmod +x ~/.local/bin/kubectl_complete-ip_sentry
+  source <(kubectl-ip_sentry completion bash)";

@@ -27,6 +27,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::{
     args::ClusterArgs,
     input::{BytesRead, Lines, Log},
+    output::tell,
 };
 
 /// What is read at a time of one pod's log: there may be many.
@@ -98,7 +99,7 @@ pub fn open(
             args.namespace.clone().or_else(|| policy.namespace()).unwrap_or(config.default_namespace.clone());
         let client = Client::try_from(config).map_err(|error| ClusterError::Credentials(Box::new(error)))?;
         let containers = containers(&client, &namespace, policy).await?;
-        eprintln!("Reading the logs of {} containers in namespace {namespace}.", containers.len());
+        tell(&format!("Reading the logs of {} containers in namespace {namespace}.\n", containers.len()));
         let mut logs = Vec::with_capacity(containers.len());
         for container in &containers {
             let log = follow(&client, container, since).await?;
@@ -144,7 +145,7 @@ async fn containers(
         return Err(ClusterError::Targets(resolved.finding.message));
     }
     if resolved.finding.status != Some(true) {
-        eprintln!("warning: {}", resolved.finding.message);
+        tell(&format!("warning: {}\n", resolved.finding.message));
     }
     Ok(resolved.containers.into_iter().collect())
 }
@@ -183,9 +184,9 @@ async fn protected(client: &Client) -> Vec<Network> {
             object.spec.cidrs.iter().chain(&found).filter_map(|text| text.parse().ok()).collect()
         }
         Err(error) => {
-            eprintln!(
-                "warning: what the cluster protects is not known, so bans of its own addresses may be listed: {error}"
-            );
+            tell(&format!(
+                "warning: what the cluster protects is not known, so bans of its own addresses may be listed: {error}\n"
+            ));
             Vec::new()
         }
     }

@@ -9,10 +9,10 @@ pub mod merged;
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io::{self, IsTerminal as _, Read},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -57,6 +57,9 @@ pub enum InputError {
         /// The system's words.
         source: io::Error,
     },
+    /// Standard input is a terminal, and nothing else was named.
+    #[error("name a log, or - for standard input; replay can read the policy's pods with --since")]
+    NoneNamed,
     /// It was opened, but could not be read to its end.
     #[error("{name} can't be read to its end")]
     Read {
@@ -94,23 +97,33 @@ pub fn total_bytes(paths: &[PathBuf]) -> Option<u64> {
     paths.iter().map(length).sum()
 }
 
+/// The logs that are named; standard input where none is, unless somebody would have to type it.
+pub fn or_stdin(paths: &[PathBuf]) -> Result<&[PathBuf], InputError> {
+    static STDIN_ALONE: LazyLock<[PathBuf; 1]> = LazyLock::new(|| [PathBuf::from(STDIN)]);
+    match paths {
+        [] if io::stdin().is_terminal() => Err(InputError::NoneNamed),
+        [] => Ok(&*STDIN_ALONE),
+        paths => Ok(paths),
+    }
+}
+
 /// Opens files, or standard input for `-`, and unpacks them where they are compressed.
 pub fn open(paths: &[PathBuf], bytes_read: &BytesRead) -> Result<Vec<Log>, InputError> {
     let block_bytes = if paths.len() > 1 { SMALL_BLOCK_BYTES } else { BLOCK_BYTES };
-    let open = |path: &PathBuf| {
-        let is_stdin = path == Path::new(STDIN);
-        let name = if is_stdin { "standard input".to_owned() } else { path.display().to_string() };
-        match open_one(path, is_stdin, bytes_read) {
-            Ok(reader) => Ok(Log { name, lines: Lines::new(reader, block_bytes) }),
-            Err(source) => Err(InputError::Open { name, source }),
-        }
-    };
-    paths.iter().map(open).collect()
+    paths.iter().map(|path| open_one(path, block_bytes, bytes_read)).collect()
 }
 
-fn open_one(path: &Path, is_stdin: bool, bytes_read: &BytesRead) -> io::Result<Box<dyn Read>> {
-    let raw: Box<dyn Read> = if is_stdin { Box::new(io::stdin()) } else { Box::new(File::open(path)?) };
-    unpack(Counted { raw, bytes_read: bytes_read.clone() })
+fn open_one(path: &Path, block_bytes: usize, bytes_read: &BytesRead) -> Result<Log, InputError> {
+    let is_stdin = path == Path::new(STDIN);
+    let name = if is_stdin { "standard input".to_owned() } else { path.display().to_string() };
+    let open = || {
+        let raw: Box<dyn Read> = if is_stdin { Box::new(io::stdin()) } else { Box::new(File::open(path)?) };
+        unpack(Counted { raw, bytes_read: bytes_read.clone() })
+    };
+    match open() {
+        Ok(reader) => Ok(Log { name, lines: Lines::new(reader, block_bytes) }),
+        Err(source) => Err(InputError::Open { name, source }),
+    }
 }
 
 fn unpack(mut raw: Counted) -> io::Result<Box<dyn Read>> {

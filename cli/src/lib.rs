@@ -8,10 +8,14 @@
 //! * [`input`]: the logs, as lines.
 //! * [`cluster`]: the logs of a policy's pods.
 //! * [`replay`]: who would be banned.
+//! * [`explain`]: what becomes of each line.
+//! * [`completion`]: what may be typed next.
 //! * [`output`]: how it is printed.
 
 pub mod args;
 pub mod cluster;
+pub mod completion;
+pub mod explain;
 pub mod input;
 pub mod output;
 pub mod policy_file;

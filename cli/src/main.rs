@@ -2,27 +2,44 @@
 //!
 //! Exit codes: 0 done, whatever was found; 1 something could not be read or the policy can't be used; 2 wrong usage.
 
-use std::{io, process::ExitCode};
+use std::{
+    env,
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
+use anyhow::Result;
 use clap::Parser as _;
 use ip_sentry_cli::{
     args::{Args, Command},
+    completion, explain,
+    output::tell,
     replay,
 };
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let done = match &args.command {
-        Command::Replay(args) => replay::run(args),
-    };
-    match done {
+    match run() {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads our output has seen enough, as `head` has.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            tell(&format!("error: {error:#}\n"));
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run() -> Result<()> {
+    let mut words = env::args().skip(1);
+    // Before the arguments are judged: what is still being typed is mostly wrong.
+    if words.next().as_deref() == Some(completion::ASK) {
+        return Ok(completion::answer(&words.collect::<Vec<_>>(), &mut io::stdout())?);
+    }
+    match Args::parse().command {
+        Command::Replay(args) => replay::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Completion(args) => Ok(completion::script(args.shell, &mut io::stdout())?),
+        Command::Version => Ok(writeln!(io::stdout(), "{}", env!("CARGO_PKG_VERSION"))?),
     }
 }
 

@@ -14,8 +14,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ip_sentry_core::detect::policy::Policy;
-use ip_sentry_crd::{GROUP, ProbePolicy, VERSION, convert, manifest};
+use ip_sentry_core::{
+    detect::policy::Policy,
+    net::{Network, NetworkError},
+};
+use ip_sentry_crd::{GROUP, ProbePolicy, ProtectedNetworks, VERSION, convert, manifest};
 use serde::de::{Deserialize as _, DeserializeOwned};
 use serde_json::Value;
 
@@ -154,9 +157,23 @@ pub fn load(path: &Path, name: Option<&str>) -> Result<PolicyFile, ObjectFileErr
     Ok(PolicyFile { object, policy })
 }
 
-/// Reads and checks the only object of a kind in a file.
-pub fn load_object<T: DeserializeOwned>(path: &Path, kind: &'static str) -> Result<T, ObjectFileError> {
-    find(path, kind, None)?.checked()
+/// The networks that a file's ProtectedNetworks protects, those that the operator found too; none without a file.
+pub fn protected(path: Option<&Path>) -> Result<Vec<Network>, ObjectFileError> {
+    let Some(path) = path else { return Ok(Vec::new()) };
+    let found = find(path, "ProtectedNetworks", None)?;
+    let object: ProtectedNetworks = found.checked()?;
+    let status = object.status.map(|status| status.cidrs).unwrap_or_default();
+    let lists = [("spec.cidrs", object.spec.cidrs), ("status.cidrs", status)];
+    let parse = |(list, index, text): (&str, usize, String)| {
+        text.parse().map_err(|error: NetworkError| {
+            let why = format!("Invalid value: {text:?}: {error}");
+            found.invalid(vec![Problem::new(&format!("{list}[{index}]"), why)])
+        })
+    };
+    let each = lists.into_iter().flat_map(|(list, texts)| {
+        texts.into_iter().enumerate().map(move |(index, text)| (list, index, text))
+    });
+    each.map(parse).collect()
 }
 
 /// An object of a file.
@@ -208,8 +225,6 @@ impl Found {
         if !problems.is_empty() {
             return Err(self.invalid(problems));
         }
-        // The status is the operator's, and no part of what is applied.
-        object.as_object_mut().map(|fields| fields.remove("status"));
         serde_json::from_value(object)
             .map_err(|error| self.invalid(vec![Problem::new("spec", format!("Invalid value: {error}"))]))
     }

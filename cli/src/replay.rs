@@ -5,19 +5,18 @@ mod against;
 mod trial;
 
 use std::{
-    io::{self, BufWriter, IsTerminal as _},
-    path::{Path, PathBuf},
+    io::{self, BufWriter},
+    path::Path,
 };
 
-use anyhow::{Result, bail};
-use ip_sentry_core::{detect::policy::Policy, net::Network, networks::Networks};
-use ip_sentry_crd::ProtectedNetworks;
+use anyhow::Result;
+use ip_sentry_core::{detect::policy::Policy, networks::Networks};
 
 use self::trial::Trial;
 use crate::{
     args::ReplayArgs,
     cluster,
-    input::{self, BytesRead, Clock, InputError, Log, Merged, STDIN, merged::runtime_stamp},
+    input::{self, BytesRead, Clock, InputError, Log, Merged, merged::runtime_stamp},
     output::Bans,
     policy_file::{self, PolicyFile},
     progress::Progress,
@@ -36,19 +35,6 @@ pub enum ReplayError {
         /// What to change in the policy or at the gateway.
         hint: &'static str,
     },
-    /// Standard input is a terminal, and nothing else was named.
-    #[error("name a log, or - for standard input, or --since to read the policy's pods")]
-    NoLog,
-    /// A protected network that isn't one.
-    #[error("{}: spec.cidrs[{index}]", path.display())]
-    Protected {
-        /// The file.
-        path: PathBuf,
-        /// The place in the list.
-        index: usize,
-        /// What to write.
-        source: ip_sentry_core::net::NetworkError,
-    },
 }
 
 /// The logs to replay.
@@ -61,9 +47,10 @@ struct Logs {
 
 /// Replays logs.
 pub fn run(args: &ReplayArgs) -> Result<()> {
-    let file = policy_file::load(&args.policy, args.policy_name.as_deref())?;
+    let name = args.policy.policy_name.as_deref();
+    let file = policy_file::load(&args.policy.policy, name)?;
     let bytes_read = BytesRead::default();
-    let mut protected = args.protected.as_deref().map_or(Ok(Vec::new()), protected_networks)?;
+    let mut protected = policy_file::protected(args.policy.protected.as_deref())?;
     let logs = if let Some(since) = args.since {
         let pods = cluster::open(&file.object, since, &args.cluster, &bytes_read)?;
         protected.extend(pods.protected);
@@ -76,8 +63,8 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
     let protected = protected.into_iter().collect();
     match &args.against {
         Some(path) => {
-            let other = policy_file::load(path, args.policy_name.as_deref())?;
-            let names = [&args.policy, path].map(|path| name_of(path));
+            let other = policy_file::load(path, name)?;
+            let names = [&args.policy.policy, path].map(|path| name_of(path));
             against::run([file, other], &names, &mut lines, &protected, args.output, progress)
         }
         None => print_bans(file, &mut lines, &protected, args, progress),
@@ -104,14 +91,13 @@ fn print_bans(
     Ok(out.finish(&summary, &summary.to_string())?)
 }
 
-fn open_files(args: &ReplayArgs, bytes_read: &BytesRead) -> Result<Logs> {
-    let stdin = [PathBuf::from(STDIN)];
-    let paths = if args.logs.is_empty() { &stdin[..] } else { &args.logs };
-    if args.logs.is_empty() && io::stdin().is_terminal() {
-        bail!(ReplayError::NoLog);
-    }
-    let each = input::open(paths, bytes_read)?;
-    Ok(Logs { each, is_stamped: false, total_bytes: input::total_bytes(paths) })
+fn open_files(args: &ReplayArgs, bytes_read: &BytesRead) -> Result<Logs, InputError> {
+    let paths = input::or_stdin(&args.logs)?;
+    Ok(Logs {
+        each: input::open(paths, bytes_read)?,
+        is_stamped: false,
+        total_bytes: input::total_bytes(paths),
+    })
 }
 
 /// One log's lines say their time to the jail themselves; of several it must be known before.
@@ -125,15 +111,6 @@ fn merge(logs: Logs, policy: &Policy) -> Result<Merged, InputError> {
         Box::new(|_| (None, 0))
     };
     Merged::new(logs.each, clock)
-}
-
-fn protected_networks(path: &Path) -> Result<Vec<Network>> {
-    let object: ProtectedNetworks = policy_file::load_object(path, "ProtectedNetworks")?;
-    let status = object.status.map(|status| status.cidrs).unwrap_or_default();
-    let parse = |(index, text): (usize, &String)| {
-        text.parse().map_err(|source| ReplayError::Protected { path: path.to_owned(), index, source }.into())
-    };
-    object.spec.cidrs.iter().chain(&status).enumerate().map(parse).collect()
 }
 
 fn name_of(path: &Path) -> String {

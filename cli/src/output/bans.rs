@@ -9,6 +9,7 @@ use ip_sentry_crd::IPBan;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::{tell, to_yaml};
 use crate::args::OutputFormat;
 
 /// Prints bans and then a summary.
@@ -67,7 +68,8 @@ impl<W: Write> Bans<W> {
         let is_empty = self.printed == 0;
         match self.format {
             OutputFormat::Table | OutputFormat::Wide => {
-                eprint!("{text}");
+                self.out.flush()?;
+                tell(text);
             }
             OutputFormat::Json => {
                 self.out.write_all(if is_empty { b"{\"bans\":[" } else { b"\n" })?;
@@ -100,10 +102,6 @@ impl<W: Write> Bans<W> {
             _ => writeln!(self.out, "{reason}"),
         }
     }
-}
-
-fn to_yaml(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
-    serde_yaml_ng::to_writer(out, value).map_err(io::Error::other)
 }
 
 fn cells(ban: &IPBan) -> [String; 8] {
