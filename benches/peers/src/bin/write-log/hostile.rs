@@ -61,19 +61,23 @@ fn pattern(numbers: &mut Numbers) -> String {
     }
 }
 
-/// Well-formed lines whose paths of about 2 kB are what the patterns begin with, each cut short: whatever walks along
-/// them goes from one state to another and never comes to an end.
-pub(crate) fn write(patterns: &[String], lines: u64, out: &mut impl Write) -> Result<()> {
+/// Well-formed lines whose paths of about 2 kB are what the patterns look for, each cut short or in a place where the
+/// pattern does not match: whatever walks along them goes from one state to another and never comes to an end, or has
+/// to ask a pattern's own expression every few bytes.
+pub(crate) fn write(patterns: &[String], lines: u64, is_whole: bool, out: &mut impl Write) -> Result<()> {
     const PATH_BYTES: usize = 2_000;
     let mut numbers = Numbers(3);
-    let literals: Vec<String> =
-        patterns.iter().map(|pattern| literal(pattern)).filter(|literal| literal.len() > 3).collect();
+    let literals: Vec<String> = if is_whole {
+        patterns.iter().filter_map(|pattern| inner_literal(pattern)).collect()
+    } else {
+        patterns.iter().map(|pattern| first_literal(pattern)).filter(|literal| literal.len() > 3).collect()
+    };
     let date = clock::common_log(START);
     for line in 0..lines {
-        let mut path = "/".to_owned();
+        let mut path = if is_whole { "/a/b/c" } else { "/" }.to_owned();
         while path.len() < PATH_BYTES {
             let literal = &literals[numbers.place(literals.len())];
-            let length = 2 + numbers.place(literal.len() - 2);
+            let length = if is_whole { literal.len() } else { 2 + numbers.place(literal.len() - 2) };
             path.push_str(&literal[..length]);
         }
         writeln!(out, r#"198.51.100.{} - - [{date}] "GET {path} HTTP/1.1" 404 146 "-" "-""#, line % 250)?;
@@ -82,8 +86,17 @@ pub(crate) fn write(patterns: &[String], lines: u64, out: &mut impl Write) -> Re
 }
 
 /// What a pattern begins with, without what is no literal.
-fn literal(pattern: &str) -> String {
+fn first_literal(pattern: &str) -> String {
     let plain = pattern.trim_start_matches("(?i)").trim_start_matches('^');
     let end = plain.find(['(', '[', '*', '$']).unwrap_or(plain.len());
     plain[..end].replace('\\', "").trim_end_matches('.').to_owned()
+}
+
+/// What a pattern needs somewhere in the path, and more beside it: `.a.` of `\.a\.(?:bak|sql)$`, `/a.php` of
+/// `^/.*/a\.php$`.
+fn inner_literal(pattern: &str) -> Option<String> {
+    let behind = |mark: &str| pattern.split_once(mark).map(|(_, literal)| literal.trim_end_matches('$'));
+    let literal = behind("}").or_else(|| behind(".*"));
+    let literal = literal.or_else(|| pattern.strip_suffix("(?:bak|sql|old|zip)$"))?;
+    Some(literal.replace('\\', ""))
 }

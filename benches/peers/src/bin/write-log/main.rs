@@ -5,6 +5,7 @@
 //! write-log spray --lines 1000000 > spray.log         one probe from each address
 //! write-log patterns --count 5000 > patterns.txt      the 15 of the default catalogue, and made-up ones
 //! write-log hostile --count 5000 > hostile.log        paths of 2 kB that are made of those patterns, cut short
+//! write-log hostile --whole > whole.log               of all that a pattern looks for first, where it does not match
 //! ```
 
 mod clock;
@@ -56,8 +57,11 @@ enum What {
         #[arg(long, default_value_t = 5_000)]
         count: usize,
         /// How many lines.
-        #[arg(long, default_value_t = 50_000)]
+        #[arg(long, default_value_t = 20_000)]
         lines: u64,
+        /// Whole literals, where their pattern does not match after all, instead of ones that are cut short.
+        #[arg(long)]
+        whole: bool,
     },
 }
 
@@ -69,7 +73,9 @@ fn main() -> anyhow::Result<()> {
         What::Patterns { count } => {
             hostile::patterns(count).iter().try_for_each(|pattern| writeln!(out, "{pattern}"))?;
         }
-        What::Hostile { count, lines } => hostile::write(&hostile::patterns(count), lines, &mut out)?,
+        What::Hostile { count, lines, whole } => {
+            hostile::write(&hostile::patterns(count), lines, whole, &mut out)?;
+        }
     }
     Ok(out.flush()?)
 }

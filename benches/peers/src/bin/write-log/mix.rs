@@ -1,6 +1,9 @@
 //! A public gateway's log: clients with their own habits, scanners in bursts, and junk.
 
-use std::io::{Result, Write};
+use std::{
+    fmt::Write as _,
+    io::{Result, Write},
+};
 
 use clap::Args;
 
@@ -221,7 +224,11 @@ fn write_junk_of(
     match kind {
         // A TLS handshake on a plain port, as nginx escapes it, and as it is.
         0..=2 => {
-            let bytes: String = (0..24).map(|_| format!("\\x{:02X}", 128 + numbers.below(128))).collect();
+            let mut bytes = String::new();
+            for _ in 0..24 {
+                // Writing to a string can't fail.
+                let _ = write!(bytes, "\\x{:02X}", 128 + numbers.below(128));
+            }
             refused(&format!(r"\x16\x03\x01\x02\x00\x01\x00\x01\xFC\x03\x03{bytes}"))
         }
         3 => {

@@ -67,7 +67,7 @@ pub(crate) fn address(number: u64, is_v6: bool, salt: u64) -> String {
     }
     let b = numbers.next();
     let mut text = format!("2a{:02x}:{:x}:{:x}", a & 0x0f, (a >> 8) & 0xffff, (a >> 24) & 0xffff);
-    let rest = if b & 3 == 0 {
+    let rest = if b.trailing_zeros() >= 2 {
         vec![(b >> 8) & 0xffff]
     } else {
         vec![
@@ -99,7 +99,9 @@ impl Zipf {
                 total
             })
             .collect();
-        sums.iter_mut().for_each(|sum| *sum /= total);
+        for sum in &mut sums {
+            *sum /= total;
+        }
         Self(sums)
     }
 
