@@ -27,7 +27,7 @@ demo: ## a real cluster with ip-sentry in it: a probe, its ban, its packets drop
 demo-down: cluster-down ## end the demo's cluster; nothing of it stays
 
 ##@ Test
-test_steps := versions packages fmt-check lint deny layers test-unit fuzz-short test-netns test-e2e
+test_steps := versions packages fmt-check lint deny layers bench-instructions test-unit fuzz-short test-netns test-e2e
 test: ## every test there is, with the time each step takes (root; 40 min the first time, then 15)
 	@if [ -n "$$($(cluster)/cluster.sh leftovers)" ]; then echo "a lab's cluster is up: it is ended"; $(cluster)/cluster.sh down; fi
 	@times=; \
@@ -61,6 +61,15 @@ bench-e2e: ## measure log line → dropped packet and the like on a real cluster
 	@$(cluster)/cluster.sh up; \
 	eval "$$($(cluster)/cluster.sh env)"; \
 	cargo bench --locked -p ip-sentry-e2e
+
+bench-peers: ## compare bans and speed with fail2ban, CrowdSec, ripgrep and the predecessor (10 min; downloads them first)
+	@$(cluster)/progress.sh "compiling the kubectl plugin as it is released" \
+	  cargo build --release --locked -p ip-sentry-cli -p ip-sentry-bench-peers
+	@benches/peers/prepare.sh '$(cache)/peers' '$(target)/release/write-log'
+	@benches/peers/bench.py --peers '$(cache)/peers' --program '$(target)/release/kubectl-ip_sentry' \
+	  --measure '$(target)/release/measure' --write-log '$(target)/release/write-log'
+bench-instructions: ## count the instructions for each line, and compare with benches/instructions.txt
+	@benches/instructions.sh
 
 ##@ Check
 fmt: ## format the code
@@ -124,7 +133,8 @@ cluster-down: ## end it; nothing of it stays
 
 ##@ Help
 help: ## this list
-	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## /{printf "  %-13s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' Makefile
 
-.PHONY: demo demo-down test test-unit fuzz fuzz-short test-netns test-e2e bench-e2e fmt fmt-check lint deny layers versions packages \
+.PHONY: demo demo-down test test-unit fuzz fuzz-short test-netns test-e2e bench-e2e bench-peers bench-instructions \
+  fmt fmt-check lint deny layers versions packages \
   binaries images manifests install uninstall cluster-up cluster-down help

@@ -65,8 +65,10 @@ fn common_log(text: &[u8]) -> Option<Timestamp> {
     let month = (1..).zip(NAMES).find(|(_, name)| *name == &text[3..6])?.0;
     let [day, century, year, hour, minute, second] = [0, 7, 9, 12, 15, 18].map(|place| pair(text, place));
     let at = civil([i16::from(century?) * 100 + i16::from(year?), month], [day?, hour?, minute?, second?])?;
-    let [hours, minutes] = [22, 24].map(|place| pair(text, place));
-    let east = i32::from(hours?) * 3600 + i32::from(minutes?) * 60;
+    // No clock is set a day ahead; what is beyond that, or no number of minutes, is another text.
+    let hours = pair(text, 22).filter(|&hours| hours < 24)?;
+    let minutes = pair(text, 24).filter(|&minutes| minutes < 60)?;
+    let east = i32::from(hours) * 3600 + i32::from(minutes) * 60;
     let offset = match text[21] {
         b'+' => Offset::from_seconds(east),
         b'-' => Offset::from_seconds(-east),
@@ -152,6 +154,9 @@ mod tests {
             ("29/Feb/2026:10:00:00 +0000",  None),
             ("20/Mär/2026:10:00:00 +0000",  None),
             ("20/Mar/2026:24:00:00 +0000",  None),
+            ("20/Mar/2026:10:00:00 -2359",  Some("2026-03-21T09:59:00Z")),
+            ("20/Mar/2026:10:00:00 -0760",  None),
+            ("20/Mar/2026:10:00:00 +2400",  None),
             ("20/Mar/2026:10:00:00 +9900",  None),
             ("20/Mar/2026:10:00:00 +00000", None),
             ("20/Mar/2026:10:00:00",        None),

@@ -30,6 +30,7 @@ runc                              runc
 /usr/lib/cni/host-local           containernetworking-plugins
 mmdebstrap                        mmdebstrap
 buildah                           buildah
+valgrind                          valgrind
 '
 
 missing=()
