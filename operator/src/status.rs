@@ -148,14 +148,14 @@ fn window_complete(window: Duration, reaches: &[(&Container, Option<Reach>)], no
         return Finding::yes(KIND, "Complete", "every hit of the last window was seen");
     }
     let (since, pod) = (whole_second(reach.since), &container.pod);
-    let until = format!("fewer hits than there were are counted until {}", whole_second(complete));
+    let until = format!("hits from before that are missing until {}", whole_second(complete));
     if reach.is_late_comer {
         let message =
             format!("the log of pod {pod} was read before this policy came to it at {since}: {until}");
         return Finding::no(KIND, "NewToTheLog", message);
     }
     let message = format!(
-        "the node has the log of pod {pod} from {since} on only: {until}; for longer windows raise the kubelet's \
+        "the node has the log of pod {pod} from {since} on only: {until}, if there were any; for longer windows raise the kubelet's \
          containerLogMaxSize"
     );
     Finding::no(KIND, "LogTooShort", message)
@@ -258,7 +258,7 @@ mod tests {
         let table = [
             (vec![],                                                     100, None,        "Opening",     ""),
             (vec![(&first, reach(0, false)), (&second, None)],           100, None,        "Opening",     ""),
-            (vec![(&first, reach(0, false)), (&second, reach(50, false))], 109, Some(false), "LogTooShort", "pod gw-2 from 1970-01-01T00:00:50Z on only: fewer hits than there were are counted until 1970-01-01T00:01:50Z"),
+            (vec![(&first, reach(0, false)), (&second, reach(50, false))], 109, Some(false), "LogTooShort", "pod gw-2 from 1970-01-01T00:00:50Z on only: hits from before that are missing until 1970-01-01T00:01:50Z"),
             (vec![(&first, reach(0, false)), (&second, reach(50, true))],  109, Some(false), "NewToTheLog", "pod gw-2 was read before this policy came to it"),
             (vec![(&first, reach(0, false)), (&second, reach(50, false))], 110, Some(true),  "Complete",    ""),
         ];
