@@ -125,7 +125,7 @@ pub struct ProbePolicySpec {
     #[serde(default = "two")]
     #[schemars(schema_with = "unique_pattern_threshold")]
     pub unique_pattern_threshold: i32,
-    /// Different paths that one source hits within the window and that earn a ban, 0 to 10,000; 0 turns it off.
+    /// Different paths that one source hits within the window and that earn a ban, 0 to 1,000; 0 turns it off.
     /// Paths are told apart in their normalised form, without the query. Default 0.
     #[serde(default)]
     #[schemars(schema_with = "unique_path_threshold")]
@@ -250,7 +250,7 @@ fn unique_pattern_threshold(_: &mut SchemaGenerator) -> Schema {
 }
 
 fn unique_path_threshold(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "integer", "format": "int32", "minimum": 0, "maximum": 10_000})
+    json_schema!({"type": "integer", "format": "int32", "minimum": 0, "maximum": 1_000})
 }
 
 fn ipv6_prefix_length(_: &mut SchemaGenerator) -> Schema {

@@ -32,6 +32,8 @@ pub struct Ban {
     pub source: Source,
     /// Who decided it.
     pub origin: Origin,
+    /// When it was stored.
+    pub created_at: Option<Timestamp>,
     /// When it ends; `None`: when it is deleted.
     pub expires_at: Option<Timestamp>,
     /// The policy it comes from.
@@ -74,6 +76,7 @@ impl Ban {
             resource_version: object.resource_version().unwrap_or_default(),
             source,
             origin: object.spec.origin,
+            created_at: object.creation_timestamp().map(|time| time.0),
             expires_at: object.spec.expires_at.as_ref().map(|time| time.0),
             policy: object.spec.policy_ref.clone(),
             deleting_since: object.meta().deletion_timestamp.as_ref().map(|time| time.0),
@@ -261,6 +264,7 @@ impl Ban {
             resource_version: "1".into(),
             source: "203.0.113.7/32".parse().unwrap(),
             origin: Origin::Detected,
+            created_at: Timestamp::from_second(10).ok(),
             expires_at: Timestamp::from_second(100).ok(),
             policy: None,
             deleting_since: None,

@@ -42,6 +42,9 @@ const GATHER: Duration = Duration::from_millis(50);
 const ROUND: Duration = Duration::from_secs(5);
 /// How often counters that changed are written, when no condition has.
 const COUNTERS: Duration = Duration::from_secs(30);
+/// How long `ProtectedNetworks/cluster` must be missing to be made anew: who installs is about to create it, and would
+/// find the name taken.
+const MISSING: Duration = Duration::from_secs(10);
 /// The longest time that a source stays in a jail's memory; liftings from before it need no telling.
 const LONGEST_WINDOW: SignedDuration = SignedDuration::from_hours(24);
 
@@ -59,6 +62,8 @@ pub struct Control {
     resolved: BTreeMap<PolicyKey, Resolved>,
     written: HashMap<PolicyKey, (ProbePolicyStatus, Instant)>,
     was_leading: bool,
+    /// Since when there has been no `ProtectedNetworks/cluster`.
+    missing_since: Option<Instant>,
 }
 
 impl Control {
@@ -84,6 +89,7 @@ impl Control {
             resolved: BTreeMap::new(),
             written: HashMap::new(),
             was_leading: false,
+            missing_since: None,
         }
     }
 
@@ -152,11 +158,16 @@ impl Control {
     }
 
     async fn write_protected(
-        &self,
+        &mut self,
         object: Option<&ProtectedNetworks>,
         now: Timestamp,
     ) -> Result<(), kube::Error> {
-        let Some(object) = object else { return protected::create(&self.state.writer).await };
+        let Some(object) = object else {
+            let missing_since = *self.missing_since.get_or_insert_with(Instant::now);
+            let is_missing = missing_since.elapsed() >= MISSING;
+            return if is_missing { protected::create(&self.state.writer).await } else { Ok(()) };
+        };
+        self.missing_since = None;
         let found = self.inventories.discover();
         match protected::status(object, &found, &self.inventories.unread(), now) {
             Some(status) => protected::write(&self.state.writer, &status).await,

@@ -16,7 +16,7 @@ use ip_sentry_core::{
     duration::GatewayDuration,
     net::Source,
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinSet,
@@ -24,7 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    bans::{Bans, DELETION_SLACK},
+    bans::{Ban, Bans, DELETION_SLACK},
     budget::Budget,
     events::What,
     history::Memory,
@@ -44,6 +44,9 @@ const MOST_BANS: usize = 20_000;
 /// Bans that may be made at once, and then a second: each goes to every node.
 const BURST: f64 = 300.0;
 const BANS_PER_SECOND: f64 = 20.0;
+/// How long after a ban was stored the first hit of another decision must lie for it to say that the ban does nothing:
+/// nodes take well under a second, log lines of before may come late.
+const TAKES_EFFECT: SignedDuration = SignedDuration::from_mins(1);
 /// How long after a failed or postponed write the next try comes.
 const RETRY: Duration = Duration::from_millis(250);
 /// The longest wait between two tries.
@@ -112,6 +115,12 @@ fn moot(
     } else {
         None
     }
+}
+
+/// The ban that is enforced on a decision's source and has stopped none of its hits, if that is so.
+fn without_effect<'a>(decision: &Decision, bans: &'a Bans, now: Timestamp) -> Option<&'a Ban> {
+    let ban = bans.active(decision.source, now)?;
+    (decision.evidence.first_seen > ban.created_at? + TAKES_EFFECT).then_some(ban)
 }
 
 /// The ban that a decision asks for, after those that its source had.
@@ -241,6 +250,12 @@ impl Docket {
             let moot = moot(decision, end, &state.bans(), &memory, is_protected, enforces, now);
             if let Some(moot) = moot {
                 Metrics::count(&state.metrics.decisions_dropped, moot.label());
+                if moot == Moot::Enforced
+                    && let Some(ban) = without_effect(decision, &state.bans(), now)
+                {
+                    Metrics::count(&state.metrics.decisions_dropped, "without_effect");
+                    policy.saw_banned(ban, decision.evidence.last_seen);
+                }
                 if moot == Moot::Protected {
                     state.tell_if_leading(policy, What::BanSkippedProtected, None, || {
                         format!("{} earned a ban and is protected", decision.source)
@@ -346,7 +361,6 @@ mod tests {
     use ip_sentry_core::detect::{decision::Evidence, escalation::BanTime};
 
     use super::*;
-    use crate::bans::Ban;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -363,6 +377,21 @@ mod tests {
 
     fn ban() -> Ban {
         Ban { expires_at: Some(at(200)), ..Ban::example() }
+    }
+
+    #[test]
+    fn a_ban_is_without_effect_when_all_hits_of_another_decision_came_long_after_it() {
+        for (created, deleted, expect) in [(29, false, true), (30, false, false), (29, true, false)] {
+            let mut bans = Bans::default();
+            bans.applied(Ban {
+                created_at: Some(at(created)),
+                deleting_since: deleted.then(|| at(95)),
+                ..ban()
+            });
+            // Its first hit was at 90.
+            let found = without_effect(&decision(), &bans, at(110));
+            assert_eq!(found.is_some(), expect, "stored at {created}, deleted: {deleted}");
+        }
     }
 
     #[test]

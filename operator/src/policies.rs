@@ -27,13 +27,19 @@ use ip_sentry_crd::{
     convert::{self, ConvertError},
     probe_policy::{LastBan, Mode, ProbePolicySpec},
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 
-use crate::recent::{Recent, Tally};
+use crate::{
+    bans::Ban,
+    recent::{Recent, Tally},
+};
 
 pub use crate::events::PolicyKey;
+
+/// How long it is told that a banned source was seen.
+const TOLD_FOR: SignedDuration = SignedDuration::from_mins(10);
 
 /// A policy that counts.
 pub struct PolicyJail {
@@ -47,6 +53,18 @@ pub struct PolicyJail {
     jail: Mutex<Jail>,
     recent: Mutex<Recent>,
     last_ban: Mutex<Option<LastBan>>,
+    seen_banned: Mutex<Option<SeenBanned>>,
+}
+
+/// A banned source that still got through.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SeenBanned {
+    /// Whom its ban should have stopped.
+    pub source: Source,
+    /// Since when it is banned.
+    pub since: Timestamp,
+    /// When it was seen.
+    pub at: Timestamp,
 }
 
 /// What a line led to, beyond being counted.
@@ -75,6 +93,22 @@ impl PolicyJail {
             });
         }
         Some(outcome)
+    }
+
+    /// A source was seen at `at`, long after it was banned. One of them is told for a while, lest the status change
+    /// with every request.
+    pub fn saw_banned(&self, ban: &Ban, at: Timestamp) {
+        let Some(since) = ban.created_at else { return };
+        let mut seen = lock(&self.seen_banned);
+        if seen.is_none_or(|seen| at.duration_since(seen.at) > TOLD_FOR) {
+            *seen = Some(SeenBanned { source: ban.source, since, at });
+        }
+    }
+
+    /// A source that got through in the last minutes although it is banned.
+    #[must_use]
+    pub fn seen_banned(&self, now: Timestamp) -> Option<SeenBanned> {
+        lock(&self.seen_banned).filter(|seen| now.duration_since(seen.at) <= TOLD_FOR)
     }
 
     /// Whether it bans; in mode Shadow it does not.
@@ -221,6 +255,7 @@ fn judge(
             jail: Mutex::new(jail),
             recent: Recent::new(Instant::now()).into(),
             last_ban: Mutex::default(),
+            seen_banned: Mutex::default(),
         })
     };
     let message = if enforces { "in force" } else { "in force; mode Shadow: nobody is banned" };

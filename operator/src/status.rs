@@ -19,7 +19,7 @@ use kube::{
 use serde_json::json;
 
 use crate::{
-    policies::{Entry, PolicyKey},
+    policies::{Entry, PolicyKey, SeenBanned},
     recent::{ENOUGH_LINES, Tally},
     streams::{Reach, StreamState},
     tail::{Container, Failure},
@@ -53,6 +53,7 @@ pub fn status(facts: &Facts<'_>, old: &[Condition], now: Timestamp) -> ProbePoli
         parsed(recent, sample.as_deref()),
         window_complete(facts.entry.window, facts.reaches, now),
         client_ip_preserved(recent, &facts.resolved.hiding_services),
+        bans_effective(jail.and_then(|jail| jail.seen_banned(now))),
         bans_limited(facts.held_back),
     ];
     let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
@@ -147,14 +148,14 @@ fn window_complete(window: Duration, reaches: &[(&Container, Option<Reach>)], no
         return Finding::yes(KIND, "Complete", "every hit of the last window was seen");
     }
     let (since, pod) = (whole_second(reach.since), &container.pod);
-    let until = format!("fewer hits than there were are counted until {}", whole_second(complete));
+    let until = format!("hits from before that are missing until {}", whole_second(complete));
     if reach.is_late_comer {
         let message =
             format!("the log of pod {pod} was read before this policy came to it at {since}: {until}");
         return Finding::no(KIND, "NewToTheLog", message);
     }
     let message = format!(
-        "the node has the log of pod {pod} from {since} on only: {until}; for longer windows raise the kubelet's \
+        "the node has the log of pod {pod} from {since} on only: {until}, if there were any; for longer windows raise the kubelet's \
          containerLogMaxSize"
     );
     Finding::no(KIND, "LogTooShort", message)
@@ -192,6 +193,20 @@ fn client_ip_preserved(recent: Tally, hiding: &[String]) -> Finding {
     let services = hiding.join(", ");
     let advice = format!("set spec.externalTrafficPolicy to Local on Service {services}");
     Finding::no(KIND, "ExternalTrafficPolicyCluster", format!("{seen}: {advice}"))
+}
+
+fn bans_effective(seen: Option<SeenBanned>) -> Finding {
+    const KIND: &str = "BansEffective";
+    let Some(SeenBanned { source, since, at }) = seen else {
+        return Finding::yes(KIND, "Effective", "no source was seen lately that has been banned for a while");
+    };
+    let (since, at) = (whole_second(since), whole_second(at));
+    let message = format!(
+        "{source} is banned since {since} and still got through at {at}: does every node have a Ready agent (kubectl \
+         get nodefirewalls)? Do its packets come from a proxy? Nodes drop by the packets' own address, so that proxy \
+         must pass the connections on, or refuse the client itself"
+    );
+    Finding::no(KIND, "BannedSourceSeen", message)
 }
 
 fn bans_limited(held_back: usize) -> Finding {
@@ -243,7 +258,7 @@ mod tests {
         let table = [
             (vec![],                                                     100, None,        "Opening",     ""),
             (vec![(&first, reach(0, false)), (&second, None)],           100, None,        "Opening",     ""),
-            (vec![(&first, reach(0, false)), (&second, reach(50, false))], 109, Some(false), "LogTooShort", "pod gw-2 from 1970-01-01T00:00:50Z on only: fewer hits than there were are counted until 1970-01-01T00:01:50Z"),
+            (vec![(&first, reach(0, false)), (&second, reach(50, false))], 109, Some(false), "LogTooShort", "pod gw-2 from 1970-01-01T00:00:50Z on only: hits from before that are missing until 1970-01-01T00:01:50Z"),
             (vec![(&first, reach(0, false)), (&second, reach(50, true))],  109, Some(false), "NewToTheLog", "pod gw-2 was read before this policy came to it"),
             (vec![(&first, reach(0, false)), (&second, reach(50, false))], 110, Some(true),  "Complete",    ""),
         ];
@@ -258,6 +273,8 @@ mod tests {
     fn each_condition_says_what_is_wrong_and_what_to_do() {
         let cluster = ["web/gw".to_owned()];
         let forbidden = StreamState::Failed(Failure::Forbidden, "no".into());
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let seen = SeenBanned { source: "203.0.113.7/32".parse().unwrap(), since: at(10), at: at(100) };
         let missing = StreamState::Failed(Failure::ContainerMissing, "no container nginx".into());
         #[rustfmt::skip]
         let table = [
@@ -275,6 +292,8 @@ mod tests {
             (client_ip_preserved(lately(20, 20, 9), &cluster),      Some(true),  "Preserved",      ""),
             (client_ip_preserved(lately(20, 20, 10), &cluster),     Some(false), "ExternalTrafficPolicyCluster", "externalTrafficPolicy to Local on Service web/gw"),
             (bans_limited(0),                                          Some(false), "WithinLimits",   ""),
+            (bans_effective(None),                                     Some(true),  "Effective",      ""),
+            (bans_effective(Some(seen)),                               Some(false), "BannedSourceSeen", "203.0.113.7/32 is banned since 1970-01-01T00:00:10Z and still got through at 1970-01-01T00:01:40Z"),
             (bans_limited(7),                                          Some(true),  "TooMany",        "7 sources"),
             (client_ip_preserved(lately(20, 20, 20), &[]),          Some(false), "ProxyInFront",   "PROXY protocol"),
             (client_ip_preserved(Tally { unknown: 10, ..lately(20, 20, 0) }, &[]), Some(false), "ClientUnknown", "10 of 20 requests"),

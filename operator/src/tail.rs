@@ -154,6 +154,9 @@ const REACH_BACK: SignedDuration = SignedDuration::from_secs(5);
 /// The same once the log has fallen silent, in case that was why.
 const REACH_BACK_IDLE: SignedDuration = SignedDuration::from_hours(1);
 
+/// How soon after its start a gateway writes its first line, if it tells that it has started.
+const FIRST_WORDS: SignedDuration = SignedDuration::from_mins(1);
+
 /// How long a stream stays open, so that one that has quietly gone wrong doesn't for ever. ±20 %.
 const LIFETIME: Duration = Duration::from_hours(1);
 
@@ -278,15 +281,16 @@ impl Tail {
         Ok(reason)
     }
 
-    /// Since when no line is missing. The kubelet serves what was written since it last rotated the log: an older
-    /// container's may begin later than it was asked for.
+    /// Since when no line is missing. The kubelet serves what was written since it last rotated the log, which may
+    /// begin later than it was asked for; but the first line of a container that had just begun is the first of all.
     async fn reach(&self, which: Which, born: Option<Timestamp>) -> Timestamp {
-        if born.is_some_and(|born| born >= self.start) {
-            return self.start;
-        }
         let first = stream::first_stamp(&self.client, &self.container, which).await;
         // Where nobody can say, only what comes from now on is known to be whole.
-        first.unwrap_or_else(Timestamp::now).max(self.start)
+        let first = first.unwrap_or_else(Timestamp::now).max(self.start);
+        match born {
+            Some(born) if born >= self.start && first.duration_since(born) <= FIRST_WORDS => self.start,
+            _ => first,
+        }
     }
 
     /// Reports what went wrong. Returns how long to wait before the next attempt.

@@ -18,7 +18,7 @@ pub struct ClientIp {
     /// The header that the proxies write. `XForwardedFor`: each proxy adds its peer on the right; the default.
     #[serde(default)]
     pub header: ClientIpHeader,
-    /// The client is the n-th address from the right of the header, 1 to 16: 1 with one proxy in front, 2 with
+    /// The client is the n-th address from the right of the header, 1 to 32: 1 with one proxy in front, 2 with
     /// two. The gateway's own peer is not in the header. Only as many as are always there: with one too many
     /// the client writes the address itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -41,7 +41,7 @@ pub enum ClientIpHeader {
 }
 
 fn trusted_hops(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "integer", "format": "int32", "minimum": 1, "maximum": 16})
+    json_schema!({"type": "integer", "format": "int32", "minimum": 1, "maximum": 32})
 }
 
 fn trusted_proxies(generator: &mut SchemaGenerator) -> Schema {

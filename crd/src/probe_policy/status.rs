@@ -16,6 +16,7 @@ pub struct ProbePolicyStatus {
     /// `WindowComplete`: every hit of the last window was seen; not so for a while where a log did not go back
     /// that far when the operator began to read it, or the policy came to a log that was read already.
     /// `ClientIPPreserved`: the log shows the clients' own addresses, not those of nodes or proxies.
+    /// `BansEffective`: no source is seen in the log long after it was banned.
     /// `BansLimited`: more bans are earned than are made.
     #[serde(default)]
     #[schemars(schema_with = "condition::schema")]

@@ -36,6 +36,7 @@ pub(crate) enum Script {
 pub(crate) struct Run {
     /// Its log, with what the kubelet puts in front.
     pub(crate) log: Vec<(Timestamp, Vec<u8>)>,
+    pub(crate) began: Option<Timestamp>,
     pub(crate) ended: Option<Timestamp>,
 }
 
@@ -63,7 +64,7 @@ impl LogServer {
     /// A running container that has logged `log`.
     pub(crate) fn new(log: Vec<(Timestamp, Vec<u8>)>) -> Self {
         let state =
-            State { uid: Some("u1".into()), runs: vec![Run { log, ended: None }], ..State::default() };
+            State { uid: Some("u1".into()), runs: vec![Run { log, ..Run::default() }], ..State::default() };
         Self { state: Arc::new(Mutex::new(state)), changed: watch::Sender::new(()) }
     }
 
@@ -179,7 +180,8 @@ impl State {
                 "finishedAt": run.ended?.to_string()}}))
         };
         let status = self.runs.len().checked_sub(1).map(|last| {
-            let state = ended(last).unwrap_or_else(|| json!({"running": {}}));
+            let running = json!({"startedAt": self.runs[last].began.map(|began| began.to_string())});
+            let state = ended(last).unwrap_or_else(|| json!({"running": running}));
             let before = last.checked_sub(1).and_then(ended).unwrap_or_else(|| json!({}));
             json!({"name": "nginx", "image": "", "imageID": "", "ready": true, "restartCount": last,
                 "containerID": format!("run-{last}"), "state": state, "lastState": before})

@@ -11,7 +11,7 @@ const SOON: Duration = Duration::from_secs(20);
 /// Lines with numbers from `first` on.
 fn run(first: usize, times: &[i64]) -> Run {
     let log = numbered(std::iter::repeat_n(0, first).chain(times.iter().copied())).split_off(first);
-    Run { log, ended: None }
+    Run { log, ..Run::default() }
 }
 
 fn restarts(events: &[StreamEvent]) -> usize {
@@ -127,9 +127,19 @@ async fn a_tail_ends_with_its_pod() {
 
 #[tokio::test(start_paused = true)]
 async fn a_log_that_was_rotated_after_the_start_is_told_once_to_begin_later() {
-    // (first line that the node has, start, reach)
-    for (first, start, expect) in [(500, 0, 500), (0, 500, 500), (500, 500, 500)] {
-        let server = LogServer::new(numbered([first, 600])).with_scripts([Script::End(40)]);
+    #[rustfmt::skip]
+    let table = [
+        // first line that the node has, start, when the container began, reach
+        (500,     0,   None,          500),
+        (0,       500, None,          500),
+        (500,     500, None,          500),
+        (500,     0,   Some(-1),      500), // it may have logged before the start
+        (500,     0,   Some(0),       0),
+        (60_001,  0,   Some(0),       60_001), // its first words are gone
+    ];
+    for (first, start, began, expect) in table {
+        let server = LogServer::new(numbered([first, first + 600])).with_scripts([Script::End(40)]);
+        server.change(|state| state.runs[0].began = began.map(at));
         let following = Following::start(&server, at(start));
         let (heard, _) = following.until(SOON, |heard| heard.lines.contains(&"1".to_owned())).await;
         assert_eq!(heard.reach, [at(expect)], "first line at {first}, start at {start}");

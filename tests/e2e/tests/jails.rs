@@ -206,7 +206,7 @@ fn a_policy_says_whether_its_window_is_complete() {
         scenario.condition("first", "WindowComplete", generation, "True Complete").await?;
         let generation = scenario.store_policy("late", json!({"window": "1h"})).await?;
         let told = scenario.condition("late", "WindowComplete", generation, "False NewToTheLog").await?;
-        ensure!(told.contains("fewer hits than there were are counted until"), "{told}");
+        ensure!(told.contains("hits from before that are missing until"), "{told}");
         gateway.judged(scenario, "/.env").await.map(drop)
     });
 }
