@@ -13,6 +13,8 @@ REGISTRY ?=
 TAG ?= dev
 # Where `binaries` puts the programs.
 OUT ?= $(target)/images
+# Where `plugin` puts the kubectl plugin.
+PLUGIN_DIR ?= $(HOME)/.local/bin
 
 cluster := tests/e2e/cluster
 cache := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ip-sentry
@@ -100,6 +102,10 @@ packages:
 binaries: ## both programs, released and static, into OUT (default target/images)
 	RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --target $(host) -p ip-sentry-operator -p ip-sentry-node-agent
 	install -D -t '$(OUT)' $(target)/$(host)/release/ip-sentry-operator $(target)/$(host)/release/ip-sentry-node-agent
+plugin: ## the kubectl plugin, into PLUGIN_DIR (default ~/.local/bin): replay and explain
+	cargo build --release --locked -p ip-sentry-cli
+	install -D -t '$(PLUGIN_DIR)' $(target)/release/kubectl-ip_sentry
+	@case ":$$PATH:" in *":$(PLUGIN_DIR):"*) ;; *) echo "put $(PLUGIN_DIR) into PATH, and kubectl finds it";; esac
 images: ## both images with docker, podman or buildah: make images REGISTRY=registry.example.com/team TAG=1.0
 	@builder=; \
 	for tool in docker podman buildah; do \
@@ -137,4 +143,4 @@ help: ## this list
 
 .PHONY: demo demo-down test test-unit fuzz fuzz-short test-netns test-e2e bench-e2e bench-peers bench-instructions \
   fmt fmt-check lint deny layers versions packages \
-  binaries images manifests install uninstall cluster-up cluster-down help
+  binaries plugin images manifests install uninstall cluster-up cluster-down help
