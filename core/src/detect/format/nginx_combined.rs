@@ -79,6 +79,7 @@ fn unusual_time(rest: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// The quote that ends the request. Apache escapes one inside as `\"`, nginx never leaves one.
+#[inline]
 fn closing_quote(rest: &[u8]) -> Option<usize> {
     let mut at = memchr(b'"', rest)?;
     while is_escaped(&rest[..at]) {
@@ -107,15 +108,24 @@ fn status(rest: &[u8]) -> Option<(&[u8], &[u8])> {
 /// `GET /a b HTTP/1.1` → `GET` and `/a b`: what HTTP/1 clients send may hold spaces, so the last ` HTTP/` counts.
 /// Without one it is HTTP/0.9, or a request that nginx answered with 400.
 fn request_line(request: &[u8]) -> Option<(&[u8], &[u8])> {
-    let is_of_method = |byte: &u8| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_');
-    let (method, rest) = split_at(request, request.iter().position(|byte| !is_of_method(byte)))?;
-    let is_method = (1..=MAX_METHOD_BYTES).contains(&method.len()) && request[method.len()] == b' ';
+    let (method, rest) = match request {
+        [b'G', b'E', b'T', b' ', rest @ ..] => (&request[..3], rest),
+        _ => method(request)?,
+    };
     // The usual ` HTTP/1.1`, without a search.
     let target = match rest.split_last_chunk() {
         Some((target, [b' ', b'H', b'T', b'T', b'P', b'/', _, b'.', _])) => target,
         _ => &rest[..unusual_end(rest)],
     };
-    (is_method && !target.is_empty()).then_some((method, target))
+    (!target.is_empty()).then_some((method, target))
+}
+
+/// `POST /a` → `POST` and `/a`
+fn method(request: &[u8]) -> Option<(&[u8], &[u8])> {
+    let is_of_method = |byte: &u8| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_');
+    let (method, rest) = split_at(request, memchr(b' ', request))?;
+    let is_method = (1..=MAX_METHOD_BYTES).contains(&method.len()) && method.iter().all(is_of_method);
+    is_method.then_some((method, rest))
 }
 
 #[cold]
