@@ -101,7 +101,7 @@ pub struct Format {
 
 #[derive(Clone, Debug)]
 enum Parser {
-    Preset(presets::Parse),
+    Preset(Preset),
     Regex(Box<LineRegex>),
     Json(Box<JsonLines>),
 }
@@ -110,7 +110,7 @@ impl Format {
     /// Compiles a draft.
     pub fn compile(draft: &FormatDraft) -> Result<Self, FormatError> {
         let (parser, fields) = match draft {
-            FormatDraft::Preset(preset) => (Parser::Preset(preset.parse()), preset.fields()),
+            FormatDraft::Preset(preset) => (Parser::Preset(*preset), preset.fields()),
             FormatDraft::Regex(text) => {
                 let regex = LineRegex::compile(text)?;
                 let fields = regex.fields();
@@ -142,7 +142,10 @@ impl Format {
         }
         let prefixes = &mut self.prefixes;
         match &mut self.parser {
-            Parser::Preset(parse) => bare_or_whole(prefixes, line, |line| parse(line, self.wants_headers)),
+            Parser::Preset(preset) => {
+                let (preset, wants_headers) = (*preset, self.wants_headers);
+                bare_or_whole(prefixes, line, |line| preset.parse(line, wants_headers))
+            }
             Parser::Regex(regex) if regex.is_address_first() => {
                 bare_or_whole(prefixes, line, |line| regex.parse(line))
             }

@@ -80,6 +80,7 @@ impl Narrowing {
     }
 
     /// What about a request does not agree, as far as a glance can tell: ask it before the path is searched.
+    #[inline]
     pub(super) fn refuses(&self, record: &Record<'_>) -> Option<Disagreement> {
         if self.statuses.as_ref().is_some_and(|statuses| !statuses.has(record.status)) {
             return Some(Disagreement::Status);

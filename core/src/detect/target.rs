@@ -10,6 +10,7 @@
 //! | `\x41` (how nginx logs a byte) | `A` |
 //! | `%41`, twice `%2541`, any depth | `A` |
 //! | `%u0041` (IIS) | `A` |
+//! | `%3f`, `%23`, however deep | `%3F`, `%23`: these are part of the path and begin no query, no fragment |
 //! | overlong UTF-8: `%c0%af`, `%e0%80%af`, `%f0%80%80%af` | `/` |
 //! | `\` | `/` |
 //! | `/a;b=c/d` | `/a/d` |
@@ -43,6 +44,8 @@ impl Normaliser {
         decode(path, &mut self.buffer);
         resolve(&mut self.buffer);
         self.buffer.extend_from_slice(query);
+        // The slash that was put in front may be one too many.
+        self.buffer.truncate(MAX_TARGET_BYTES);
         &self.buffer
     }
 
@@ -85,29 +88,30 @@ fn without_authority(target: &[u8]) -> &[u8] {
 fn is_plain(target: &[u8]) -> bool {
     let Some((b'/', after)) = target.split_first() else { return false };
     let before = &target[..after.len()];
-    let special =
-        first_special::<16>(after, before).or_else(|| first_special::<8>(after, before)).unwrap_or_else(
-            || after.iter().zip(before).position(|(&byte, &previous)| special(byte, previous) != 0),
-        );
-    match special.map(|at| &after[at..]) {
-        None => true,
-        Some(query @ [b'?', ..]) => memchr(b'#', query).is_none(),
-        Some(_) => false,
+    let is_plain = |(byte, previous): &(&u8, &u8)| special(**byte, **previous) == 0;
+    let end = first_special::<16>(after, before)
+        .or_else(|| first_special::<8>(after, before))
+        .unwrap_or_else(|| after.iter().zip(before).take_while(is_plain).count());
+    match &after[end..] {
+        [] => true,
+        query @ [b'?', ..] => memchr(b'#', query).is_none(),
+        _ => false,
     }
 }
 
-/// The place of the first special byte, of bytes and those before them, looked at so many at a time as the processor
-/// can; `None` where there are fewer.
+/// How many bytes stand before the first special one, of bytes and those before each, looked at so many at a time as the
+/// processor can; `None` where there are fewer.
 #[inline]
-fn first_special<const LANES: usize>(bytes: &[u8], before: &[u8]) -> Option<Option<usize>> {
+fn first_special<const LANES: usize>(bytes: &[u8], before: &[u8]) -> Option<usize> {
     let (last, last_before) = (bytes.last_chunk::<LANES>()?, before.last_chunk()?);
     for (index, (bytes, before)) in bytes.as_chunks().0.iter().zip(before.as_chunks().0).enumerate() {
         if let Some(lane) = special_lane::<LANES>(bytes, before) {
-            return Some(Some(LANES * index + lane));
+            return Some(LANES * index + lane);
         }
     }
     // The last ones, some of which are looked at twice.
-    Some(special_lane(last, last_before).map(|lane| bytes.len() - LANES + lane))
+    let lane = special_lane(last, last_before).unwrap_or(LANES);
+    Some(bytes.len() - LANES + lane)
 }
 
 #[inline]
@@ -133,6 +137,11 @@ fn decode(path: &[u8], out: &mut Vec<u8>) {
         out.push(byte);
         while let Some((length, decoded)) = decodable(out) {
             out.truncate(out.len() - length);
+            if matches!(decoded, b'?' | b'#') {
+                // Else it would begin what it was kept from beginning.
+                out.extend_from_slice(if decoded == b'?' { b"%3F" } else { b"%23" });
+                break;
+            }
             out.push(decoded);
         }
     }
@@ -154,12 +163,14 @@ fn decodable(bytes: &[u8]) -> Option<(usize, u8)> {
     // Overlong UTF-8 of an ASCII character: only its last seven bits say anything.
     if (0x80..0xc0).contains(&last) {
         let low = last & 0x3f;
-        return match bytes {
+        let decoded = match bytes {
             [.., lead @ (0xc0 | 0xc1), _] => Some((2, (lead & 1) << 6 | low)),
             [.., 0xe0, middle @ (0x80 | 0x81), _] => Some((3, (middle & 1) << 6 | low)),
             [.., 0xf0, 0x80, middle @ (0x80 | 0x81), _] => Some((4, (middle & 1) << 6 | low)),
             _ => None,
         };
+        // Two bytes have no room for the encoding that these two keep.
+        return decoded.filter(|(_, byte)| !matches!(byte, b'?' | b'#'));
     }
     None
 }
@@ -231,7 +242,10 @@ mod tests {
             (b"/%zz%4",                        b"/%zz%4"),
             (b"/%u00",                         b"/%u00"),
             (b"/a%00b",                        b"/a\0b"),
-            (b"/%3f",                          b"/?"),
+            (b"/%3f?%3f",                      b"/%3F?%3f"),
+            (b"/a%2523b%%33Fc",                b"/a%23b%3Fc"),
+            (b"/\\x3f\\x23%u003F",             b"/%3F%23%3F"),
+            (b"/%c0%bf%c0%a3",                 b"/\xc0\xbf\xc0\xa3"),
             (b"/%c3%a9",                       "/é".as_bytes()),
             // overlong
             (b"/%c0%aeenv",                    b"/.env"),
@@ -272,7 +286,7 @@ mod tests {
     fn the_path_is_the_plain_form_without_the_query() {
         let table: [(&[u8], &[u8]); 5] = [
             (b"//a/./b?c", b"/a/b"),
-            (b"/a%3Fb?c", b"/a?b"),
+            (b"/a%3Fb?c", b"/a%3Fb"),
             (b"http://h/a#b?c", b"/a"),
             (b"http://h?c", b"/"),
             (b"", b"/"),
@@ -283,6 +297,13 @@ mod tests {
                 expect.escape_ascii().to_string()
             );
         }
+    }
+
+    #[test]
+    fn a_target_at_the_limit_stays_there() {
+        let once = normalised(&vec![b'a'; MAX_TARGET_BYTES]);
+        assert_eq!((once.len(), &once[..2]), (MAX_TARGET_BYTES, &b"/a"[..]));
+        assert_eq!(normalised(&once), once);
     }
 
     #[test]
@@ -314,6 +335,11 @@ mod tests {
             Just(b"5".to_vec()),
             Just(b"C".to_vec()),
             Just(b"http://a".to_vec()),
+            Just(b"?".to_vec()),
+            Just(b"#".to_vec()),
+            Just(b"3f".to_vec()),
+            Just(b"%23".to_vec()),
+            Just(b"%bf".to_vec()),
             prop::collection::vec(any::<u8>(), 1..3),
         ];
         prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
@@ -346,6 +372,12 @@ mod tests {
             // And whatever has nothing special is.
             let is_usual = target.starts_with('/') && !target.contains(['%', ';', '#', '\\']) && !path.windows(2).any(|pair| matches!(pair, [b'/', b'/' | b'.']));
             prop_assert!(is_plain || !is_usual);
+        }
+
+        #[test]
+        fn the_plain_form_of_a_plain_form_is_itself(target in any_path()) {
+            let once = normalised(&target);
+            prop_assert_eq!(once.escape_ascii().to_string(), normalised(&once).escape_ascii().to_string());
         }
 
         #[test]

@@ -10,13 +10,12 @@ pub enum Preset {
     NginxCombined,
 }
 
-/// Reads a line, and the user agent and X-Forwarded-For only if asked to where that takes longer.
-pub(super) type Parse = for<'line> fn(&'line [u8], bool) -> Result<Record<'line>, RecordError>;
-
 impl Preset {
-    pub(super) const fn parse(self) -> Parse {
+    /// Reads a line, and the user agent and X-Forwarded-For only if asked to where that takes longer.
+    #[inline]
+    pub(super) fn parse(self, line: &[u8], wants_headers: bool) -> Result<Record<'_>, RecordError> {
         match self {
-            Self::NginxCombined => nginx_combined::parse,
+            Self::NginxCombined => nginx_combined::parse(line, wants_headers),
         }
     }
 
