@@ -149,7 +149,8 @@ fn patterns(count: usize) -> Vec<String> {
             10..13 => format!("^/wp-content/plugins/{one}{two}/"),
             13 => format!("(?i)^/{one}{two}admin"),
             14 => format!("^/{one}/(?:{two}|old|new)\\.env"),
-            15 | 16 => format!("/{one}{two}/"),
+            15 => format!("/{one}{two}/"),
+            16 => format!("/{one}[0-9]{{1,4}}\\.{two}"),
             17 => format!("\\.{one}{two}\\.(?:bak|sql)$"),
             18 => format!("^/[a-z0-9_-]{{1,20}}/{one}{two}\\.php"),
             _ => format!("^/.*/{one}{two}\\.php$"),
@@ -163,7 +164,8 @@ fn patterns(count: usize) -> Vec<String> {
 fn literal(pattern: &str) -> String {
     let plain = pattern.trim_start_matches("(?i)").trim_start_matches('^');
     let plain = plain.trim_start_matches("/.*").trim_start_matches("/[a-z0-9_-]{1,20}");
-    plain.replace("(?:bak|sql)$", "bak").replace("\\", "").replace('$', "")
+    let plain = plain.split("[0-9]").next().unwrap_or_default();
+    plain.replace("(?:bak|sql)$", "bak").replace(['\\', '$'], "")
 }
 
 /// Paths of 2 kB that make a search for 5,000 patterns work: of literals cut short, which lead a lazy DFA to a new state
