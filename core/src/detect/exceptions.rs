@@ -49,6 +49,11 @@ impl Exceptions {
         })
     }
 
+    /// What its patterns take compiled, in bytes.
+    pub(super) fn memory_usage(&self) -> usize {
+        self.patterns.memory_usage() + self.user_agents.memory_usage()
+    }
+
     /// What exempts a request of `source`, if anything does.
     pub(super) fn find(
         &mut self,

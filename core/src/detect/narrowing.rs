@@ -79,6 +79,11 @@ impl Narrowing {
         })
     }
 
+    /// What its patterns take compiled, in bytes.
+    pub(super) fn memory_usage(&self) -> usize {
+        self.user_agents.memory_usage()
+    }
+
     /// What about a request does not agree, as far as a glance can tell: ask it before the path is searched.
     #[inline]
     pub(super) fn refuses(&self, record: &Record<'_>) -> Option<Disagreement> {

@@ -11,7 +11,7 @@ pub(super) enum Paths {
     /// Every path, as number 0, with what the policy looks for in words.
     Any(Box<str>),
     /// Those of patterns.
-    Matching(Matcher),
+    Matching(Box<Matcher>),
 }
 
 impl Paths {
@@ -34,6 +34,14 @@ impl Paths {
         match self {
             Self::Any(text) => text,
             Self::Matching(matcher) => matcher.text(number),
+        }
+    }
+
+    /// What it takes compiled, in bytes.
+    pub(super) fn memory_usage(&self) -> usize {
+        match self {
+            Self::Any(_) => 0,
+            Self::Matching(matcher) => matcher.memory_usage(),
         }
     }
 

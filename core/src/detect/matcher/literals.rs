@@ -29,30 +29,61 @@ pub(super) enum Required {
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) literals: Vec<Vec<u8>>,
-    /// Whether to find one is to find a match.
+    /// Where in the match it stands.
+    pub(super) side: Side,
+    /// Whether the pattern asks for nothing else, but perhaps for the end of the target behind it.
     pub(super) is_whole: bool,
+}
+
+/// Where in every match of a pattern the literal stands that was found.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Side {
+    /// The match begins with it.
+    Start,
+    /// The match ends with it.
+    End,
+    /// It stands somewhere in it.
+    Inside,
 }
 
 pub(super) fn required(hir: &Hir) -> Required {
     let is_anchored = hir.properties().look_set_prefix().contains(Look::Start);
     let prefix = extract(hir, ExtractKind::Prefix);
     if is_anchored && shortest(&prefix) >= SHORTEST_AT_START {
-        // `^` and then nothing but literals; any other assertion would have to be looked at.
-        let is_plain = match hir.kind() {
-            HirKind::Concat(parts) => {
-                matches!(parts[0].kind(), HirKind::Look(Look::Start))
-                    && parts[1..].iter().all(has_no_assertion)
-            }
-            _ => false,
-        };
-        return Required::AtStart(found(&prefix, is_plain));
+        return Required::AtStart(found(&prefix, Side::Start, asks_no_more(hir, true)));
     }
-    let is_plain = has_no_assertion(hir);
-    let best = [prefix, extract(hir, ExtractKind::Suffix), inner(hir)].into_iter().max_by_key(shortest);
+    // Of those that are equally long the one that says most of where the match is.
+    let best =
+        [(inner(hir), Side::Inside), (extract(hir, ExtractKind::Suffix), Side::End), (prefix, Side::Start)]
+            .into_iter()
+            .max_by_key(|(seq, _)| shortest(seq));
     match best {
-        Some(best) if shortest(&best) >= SHORTEST_ANYWHERE => Required::Anywhere(found(&best, is_plain)),
+        // What is found at the end and is the whole pattern is so wherever the target ends.
+        Some((best, side)) if shortest(&best) >= SHORTEST_ANYWHERE => {
+            Required::Anywhere(found(&best, side, asks_no_more(hir, false)))
+        }
         _ => Required::Nothing,
     }
+}
+
+/// Whether there are no assertions in a pattern but `^` at its beginning, if the literal is only looked for there, and
+/// `$` at its end.
+fn asks_no_more(hir: &Hir, at_start: bool) -> bool {
+    let HirKind::Concat(parts) = hir.kind() else { return has_no_assertion(hir) && !at_start };
+    let is = |part: &Hir, look| *part.kind() == HirKind::Look(look);
+    let mut rest = &parts[..];
+    if at_start {
+        match rest {
+            [first, after @ ..] if is(first, Look::Start) => rest = after,
+            _ => return false,
+        }
+    }
+    if let [before @ .., last] = rest
+        && is(last, Look::End)
+    {
+        rest = before;
+    }
+    rest.iter().all(has_no_assertion)
 }
 
 fn extract(hir: &Hir, kind: ExtractKind) -> Seq {
@@ -84,14 +115,15 @@ fn has_no_assertion(hir: &Hir) -> bool {
     hir.properties().look_set().is_empty()
 }
 
-fn found(seq: &Seq, is_plain: bool) -> Found {
+fn found(seq: &Seq, side: Side, asks_no_more: bool) -> Found {
     Found {
+        side,
         literals: seq
             .literals()
             .unwrap_or_default()
             .iter()
             .map(|literal| literal.as_bytes().to_vec())
             .collect(),
-        is_whole: is_plain && seq.is_exact(),
+        is_whole: asks_no_more && seq.is_exact(),
     }
 }

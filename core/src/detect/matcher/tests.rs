@@ -1,7 +1,7 @@
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
-use regex::bytes::RegexBuilder;
+use regex::bytes::{Regex, RegexBuilder};
 
 use super::*;
 use crate::detect::catalogue::Catalogue;
@@ -116,8 +116,8 @@ fn what_can_not_be_a_pattern_is_refused_with_its_number() {
         (r"^/a(",            "does not compile: unclosed group, at character 4"),
         (r"^/\pL",           "does not compile: Unicode not allowed here, at character 3"),
         (r"^/a(?=b)",        "does not compile: look-around, including look-ahead and look-behind, is not supported, at character 4"),
-        (r"x*",              "matches the empty path, and so every request: say what a probe asks for"),
-        (r"^",               "matches the empty path, and so every request: say what a probe asks for"),
+        (r"x*",              "matches the empty text, and so everything: say what must be there"),
+        (r"^",               "matches the empty text, and so everything: say what must be there"),
         (r"(\w{200}){200}x", "takes more than 262144 bytes when compiled: use smaller repetitions"),
     ];
     for (pattern, expect) in table {
@@ -126,6 +126,21 @@ fn what_can_not_be_a_pattern_is_refused_with_its_number() {
     }
     let long = "a".repeat(MAX_PATTERN_BYTES + 1);
     assert_eq!(Matcher::new(&[long]).unwrap_err(), (0, PatternError::TooLong(513)));
+}
+
+#[test]
+fn thousands_of_patterns_take_some_megabytes() {
+    let pattern = |number: u32| match number % 5 {
+        0 => format!("^/{number:x}abc\\.php"),
+        1 => format!("/{number:x}abc/"),
+        2 => format!("\\.{number:x}abc\\.(?:bak|sql)$"),
+        3 => format!("^/[a-z0-9_-]{{1,20}}/{number:x}abc\\.php"),
+        _ => format!("(?i)^/{number:x}admin"),
+    };
+    let patterns: Vec<String> = (0..5_000).map(pattern).collect();
+    let matcher = Matcher::new(&patterns).unwrap();
+    assert!(matcher.memory_usage() < 16 << 20, "{} bytes", matcher.memory_usage());
+    assert!(matcher.memory_usage() > 5_000 * 32);
 }
 
 /// Both engines for [`PATTERNS`], compiled once.
@@ -156,4 +171,46 @@ proptest! {
             prop_assert_eq!(matcher.find(target.as_bytes()), naive(&list(&patterns), target.as_bytes()));
         }
     }
+
+    /// Literals at the start, at the end and inside of what is short, long or without end, and far more of them than
+    /// belong to a match.
+    #[test]
+    fn a_literal_is_confirmed_wherever_it_stands(
+        patterns in prop::collection::vec(any_composed_pattern(), 1..6),
+        pieces in prop::collection::vec(
+            prop::sample::select(vec!["abc", "bca", "a", "b", "c", ".", "/", "x", "ABC", "abcabcabcabcabcabcabcabc"]),
+            0..24,
+        ),
+    ) {
+        let target = pieces.concat();
+        if let Ok(mut matcher) = Matcher::new(&patterns) {
+            let expect = naive(&list(&patterns), target.as_bytes());
+            for _ in 0..2 {
+                prop_assert_eq!(matcher.find(target.as_bytes()), expect, "{:?} in {}", &patterns, &target);
+            }
+        }
+    }
+}
+
+fn any_composed_pattern() -> impl Strategy<Value = String> {
+    let piece = prop::sample::select(vec![
+        "abc",
+        "bca",
+        "(?:abc|bca)",
+        "a",
+        "[ab]{1,3}",
+        "[^/]{2,70}",
+        "c+",
+        ".*",
+        r"\.",
+        "/",
+        r"\b",
+        "(?i:abc)",
+        "b?",
+        "$",
+        "^",
+    ]);
+    let ends = (prop::sample::select(vec!["", "^", "^/"]), prop::sample::select(vec!["", "$"]));
+    (ends, prop::collection::vec(piece, 1..5))
+        .prop_map(|((start, end), pieces)| format!("{start}{}{end}", pieces.concat()))
 }

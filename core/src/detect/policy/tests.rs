@@ -25,7 +25,7 @@ fn what_is_refused_names_the_field_and_what_it_may_be() {
         (PolicyDraft { patterns: vec!["^/a".into(), "(".into()], ..draft() },
             "match.patterns[1] does not compile: unclosed group, at character 1"),
         (PolicyDraft { except_patterns: vec!["a*".into()], ..draft() },
-            "except.patterns[0] matches the empty path, and so every request: say what a probe asks for"),
+            "except.patterns[0] matches the empty text, and so everything: say what must be there"),
         (PolicyDraft { patterns: vec!["^/a".into(); 65], ..draft() }, "match.patterns has 65 entries; 64 are allowed"),
         (PolicyDraft { format: FormatDraft::Regex(r"^(\S+) \S+".into()), ..draft() },
                 "format.regex has no group for the path: name one (?<path>…), or without names make group 1 the address and group 2 the path"),
@@ -64,6 +64,12 @@ fn what_is_refused_names_the_field_and_what_it_may_be() {
         (PolicyDraft { except_hosts: vec!["a".into()], ..draft() },
             "except.hosts asks for the host of a request, which the format does not have: add it there or leave except.hosts out"),
         (PolicyDraft { statuses: vec!["404".into(); 65], ..draft() }, "match.statuses has 65 entries; 64 are allowed"),
+        (PolicyDraft { user_agents: vec!["a".into(); 65], ..draft() }, "match.userAgents has 65 entries; 64 are allowed"),
+        (PolicyDraft { user_agents: vec!["a".repeat(513)], ..draft() }, "match.userAgents[0] has 513 bytes; 512 are allowed"),
+        (PolicyDraft { except_user_agents: vec![r"(\w{200}){200}x".into()], ..draft() },
+            "except.userAgents[0] takes more than 262144 bytes when compiled: use smaller repetitions"),
+        (PolicyDraft { except_patterns: vec!["a".into(), r"(\w{200}){200}x".into()], ..draft() },
+            "except.patterns[1] takes more than 262144 bytes when compiled: use smaller repetitions"),
         (escalation(0, 48, 1),    "escalation.factor is 0; it goes from 1 to 64"),
         (escalation(65, 48, 1),   "escalation.factor is 65; it goes from 1 to 64"),
         (escalation(2, 9000, 1),  "escalation.maxDuration is 32400000s; it goes from 60s to 31536000s"),
@@ -78,4 +84,15 @@ fn what_is_refused_names_the_field_and_what_it_may_be() {
 #[test]
 fn the_default_compiles() {
     assert_eq!(Policy::compile(&PolicyDraft::default()).unwrap().rules.paths.len(), 15);
+}
+
+#[test]
+fn patterns_that_are_each_small_enough_may_be_too_many_together() {
+    let big = |list: char| (0..64).map(|number| format!(r"{list}{number}[^/]{{1,900}}x")).collect::<Vec<_>>();
+    let one = PolicyDraft { patterns: big('a'), ..PolicyDraft::default() };
+    Policy::compile(&one).unwrap();
+    let all =
+        PolicyDraft { except_patterns: big('b'), user_agents: big('c'), except_user_agents: big('d'), ..one };
+    let Err(PolicyError::TooBig { given }) = Policy::compile(&all) else { panic!("not refused") };
+    assert!(given > MAX_COMPILED_BYTES);
 }
