@@ -6,6 +6,7 @@
 
 pub mod lines;
 pub mod merged;
+mod unpack;
 
 use std::{
     fs::File,
@@ -16,8 +17,6 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
-
-use flate2::read::MultiGzDecoder;
 
 pub use self::{
     lines::Lines,
@@ -32,10 +31,6 @@ const BLOCK_BYTES: usize = 256 * 1024;
 
 /// The same where there are several.
 const SMALL_BLOCK_BYTES: usize = 128 * 1024;
-
-/// How gzip and zstd begin.
-const GZIP: [u8; 2] = [0x1f, 0x8b];
-const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// One log.
 pub struct Log {
@@ -118,37 +113,12 @@ fn open_one(path: &Path, block_bytes: usize, bytes_read: &BytesRead) -> Result<L
     let name = if is_stdin { "standard input".to_owned() } else { path.display().to_string() };
     let open = || {
         let raw: Box<dyn Read> = if is_stdin { Box::new(io::stdin()) } else { Box::new(File::open(path)?) };
-        unpack(Counted { raw, bytes_read: bytes_read.clone() })
+        unpack::unpack(Counted { raw, bytes_read: bytes_read.clone() })
     };
     match open() {
         Ok(reader) => Ok(Log { name, lines: Lines::new(reader, block_bytes) }),
         Err(source) => Err(InputError::Open { name, source }),
     }
-}
-
-fn unpack(mut raw: Counted) -> io::Result<Box<dyn Read>> {
-    let mut start = [0; 4];
-    let mut length = 0;
-    while length < start.len() {
-        match raw.read(&mut start[length..]) {
-            Ok(0) => break,
-            Ok(count) => length += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-        // A line that a person has typed is no compressed file: it must not wait for the next.
-        if !GZIP.starts_with(&start[..length.min(2)]) && !ZSTD.starts_with(&start[..length]) {
-            break;
-        }
-    }
-    let whole = io::Cursor::new(start).take(length as u64).chain(raw);
-    Ok(if start.starts_with(&GZIP) {
-        Box::new(MultiGzDecoder::new(whole))
-    } else if start == ZSTD {
-        Box::new(zstd::Decoder::new(whole)?)
-    } else {
-        Box::new(whole)
-    })
 }
 
 struct Counted {

@@ -18,7 +18,7 @@ use ip_sentry_core::{
     detect::policy::Policy,
     net::{Network, NetworkError},
 };
-use ip_sentry_crd::{GROUP, ProbePolicy, ProtectedNetworks, VERSION, convert, manifest};
+use ip_sentry_crd::{GROUP, ProbePolicy, ProtectedNetworks, VERSION, convert};
 use serde::de::{Deserialize as _, DeserializeOwned};
 use serde_json::Value;
 
@@ -195,9 +195,7 @@ impl Found {
             let at = self.at(self.places.value(&self.path("apiVersion")));
             return Err(ObjectFileError::Version { at, kind: self.kind, version: version.to_owned() });
         }
-        let crd = manifest::crds().into_iter().find(|crd| crd["spec"]["names"]["kind"] == self.kind);
-        let crd = crd.unwrap_or_default();
-        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        let schema = &schema::of(self.kind);
         let mut unknown = Vec::new();
         for (name, field) in object.as_object().into_iter().flatten() {
             match name.as_str() {

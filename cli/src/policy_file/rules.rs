@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use cel::{Context, Env, ExecutionError, Value as Cel, extensions, extractors::This};
+use cel::{Context, Env, ExecutionError, Value as Cel, extensions, extractors::This, parser::PrattParser};
 use ip_sentry_core::{duration::GatewayDuration, net::Network};
 use serde_json::Value;
 
@@ -53,11 +53,12 @@ fn evaluate(expression: &str, value: &Value) -> Result<Cel, ExecutionError> {
     let failed = |error: &dyn ToString| ExecutionError::InternalError(error.to_string());
     let mut env = Env::stdlib();
     env.add_extension(extensions::strings).map_err(|error| failed(&error))?;
-    let program = env.compile(expression).map_err(|error| failed(&error))?;
+    // Its other parser reads tables of a megabyte first, which a policy of a few rules is not worth.
+    let program = PrattParser::new().parse(expression).map_err(|error| failed(&error))?;
     let mut context = Context::with_env(Arc::new(env));
     add_functions(&mut context).map_err(|error| failed(&error))?;
     context.add_variable_from_value("self", cel_value(value));
-    program.execute(&context)
+    context.resolve(&program)
 }
 
 /// What Kubernetes adds to CEL, as far as the rules use it. Networks stay texts, durations are milliseconds.

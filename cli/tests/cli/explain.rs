@@ -80,7 +80,7 @@ fn it_says_what_was_read_and_what_matched_or_why_none_did() {
     let text = folder.run(&["explain", "-p", "p.yaml"], log.as_bytes()).out;
     let expect = "\
 HIT  IP               STATUS PATH                         PATTERN              WHY NOT
-yes  203.0.113.7      404    //x/../%2eenv?a=b = /.env    ^/\\.env              \n";
+yes  203.0.113.7      404    //x/../%2eenv?a=b = /.env    ^/\\.env\n";
     assert!(text.starts_with(expect), "{text}");
     let wide = folder.run(&["explain", "-p", "p.yaml", "-o", "wide"], b"\x1b[2Jx\n").out;
     assert!(!wide.contains('\x1b') && wide.contains("u{1b}[2Jx"), "{wide}");
