@@ -212,6 +212,17 @@ mod tests {
     }
 
     #[test]
+    fn the_manual_has_the_same_table() {
+        let manual = include_str!("../../../docs/detection.md");
+        let rows: Vec<&str> =
+            include_str!("target.rs").lines().filter_map(|line| line.strip_prefix("//! |")).collect();
+        assert_eq!(rows.len(), 12);
+        for row in rows {
+            assert!(manual.contains(&format!("\n|{row}\n")), "docs/detection.md lacks |{row}");
+        }
+    }
+
+    #[test]
     fn every_spelling_becomes_the_plain_one() {
         #[rustfmt::skip]
         let table: &[(&[u8], &[u8])] = &[

@@ -22,16 +22,16 @@ use serde_json::{Value, json};
 
 use crate::control_plane::{ControlPlane, config, until};
 
-const SOON: Duration = Duration::from_secs(10);
+pub(crate) const SOON: Duration = Duration::from_secs(10);
 
-struct Server {
+pub(crate) struct Server {
     _control_plane: std::sync::Arc<ControlPlane>,
     bans: Api<IPBan>,
-    client: Client,
+    pub(crate) client: Client,
 }
 
 /// An API server that knows our kinds.
-async fn server() -> Option<Server> {
+pub(crate) async fn server() -> Option<Server> {
     let control_plane = ControlPlane::start()?;
     let client = Client::try_from(config(&control_plane.kubeconfig()).await).unwrap();
     let crds: Api<CustomResourceDefinition> = Api::all(client.clone());

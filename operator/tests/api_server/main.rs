@@ -4,6 +4,7 @@
 
 mod bans;
 mod control_plane;
+mod offences;
 mod race;
 mod succession;
 mod suspension;
