@@ -158,9 +158,9 @@ pub enum Scope {
 #[must_use]
 #[inline]
 pub fn scope(address: IpAddr) -> Scope {
-    match address.to_canonical() {
+    match address {
         IpAddr::V4(v4) => scope_v4(v4),
-        IpAddr::V6(v6) => scope_v6(v6),
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or_else(|| scope_v6(v6), scope_v4),
     }
 }
 

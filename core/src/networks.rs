@@ -3,7 +3,7 @@
 //! Protected networks are asked about for every line of every log, so the set is kept as merged, sorted
 //! ranges of addresses and a look-up is one binary search.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
@@ -29,15 +29,19 @@ impl Networks {
     #[must_use]
     #[inline]
     pub fn contains(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        if let IpAddr::V4(v4) = address {
-            let [first, ..] = v4.octets().map(usize::from);
-            if self.octets[first / 64] & 1 << (first % 64) == 0 {
-                return false;
-            }
+        match address {
+            IpAddr::V4(v4) => self.contains_v4(v4),
+            IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+                Some(v4) => self.contains_v4(v4),
+                None => hit(&self.v6, v6.to_bits(), v6.to_bits()),
+            },
         }
-        let bits = bits(address);
-        hit(self.family(address.is_ipv4()), bits, bits)
+    }
+
+    fn contains_v4(&self, address: Ipv4Addr) -> bool {
+        let first = usize::from(address.octets()[0]);
+        let bits = u128::from(address.to_bits());
+        self.octets[first / 64] & 1 << (first % 64) != 0 && hit(&self.v4, bits, bits)
     }
 
     /// Whether the network shares any address with the set.
@@ -127,8 +131,6 @@ fn smallest_cover(networks: &[Network]) -> Vec<Network> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use proptest::prelude::*;
 
     use super::*;

@@ -190,17 +190,17 @@ fn ipv6(text: &[u8]) -> Option<Ipv6Addr> {
         (gap, rest) = (Some(0), after);
     }
     while !rest.is_empty() {
-        let group = groups.get_mut(count)?;
-        let mut digits = 0;
+        let (mut group, mut digits) = (0_u16, 0);
         while let [byte, after @ ..] = rest
             && let digit @ 0..16 = HEX_DIGITS[usize::from(*byte)]
         {
-            *group = *group << 4 | u16::from(digit);
+            group = group << 4 | u16::from(digit);
             (digits, rest) = (digits + 1, after);
         }
         if !(1..=4).contains(&digits) {
             return None;
         }
+        *groups.get_mut(count)? = group;
         count += 1;
         rest = match rest {
             [] => rest,
