@@ -216,7 +216,7 @@ mod tests {
         let manual = include_str!("../../../docs/detection.md");
         let rows: Vec<&str> =
             include_str!("target.rs").lines().filter_map(|line| line.strip_prefix("//! |")).collect();
-        assert_eq!(rows.len(), 12);
+        assert_eq!(rows.len(), 13);
         for row in rows {
             assert!(manual.contains(&format!("\n|{row}\n")), "docs/detection.md lacks |{row}");
         }
