@@ -45,6 +45,11 @@ pub(super) struct Client {
 }
 
 impl Client {
+    #[inline]
+    pub(super) fn of(address: IpAddr, protected: &Networks) -> Self {
+        Self { address, is_protected: protected.contains(address), scope: scope(address) }
+    }
+
     /// Whether it is one of the many that nothing is known of.
     pub(super) fn is_usual(&self) -> bool {
         !self.is_protected && self.scope == Scope::Public
@@ -73,7 +78,7 @@ impl Rules {
             Some(client_ip) => client_ip.find(record.client, record.forwarded_for)?,
             None => record.client,
         };
-        Ok(Client { address, is_protected: protected.contains(address), scope: scope(address) })
+        Ok(Client::of(address, protected))
     }
 
     /// What a request of this client comes to.

@@ -83,7 +83,12 @@ impl Tally {
         let client = match self.rules.client(record, protected) {
             Ok(client) => client,
             Err(reason) => {
-                self.counters.unknown_clients += 1;
+                // The kubelet comes past the proxies, straight from its node.
+                if is_probe(Client::of(record.client, protected), line) {
+                    self.counters.probes += 1;
+                } else {
+                    self.counters.unknown_clients += 1;
+                }
                 return Verdict::NoClient(reason);
             }
         };
@@ -127,7 +132,7 @@ impl Tally {
     /// Counts clients that are protected or no public address. Every parsed line is counted here, not only hits, so
     /// that a gateway that sees a proxy instead of its clients is noticed before anybody probes.
     fn note(&mut self, client: Client, line: &[u8]) {
-        let counter = if memmem::find(line, KUBELET).is_some() {
+        let counter = if is_probe(client, line) {
             &mut self.counters.probes
         } else if client.is_protected {
             &mut self.counters.protected_clients
@@ -194,4 +199,9 @@ impl Tally {
             ban_time: self.rules.ban_time,
         }
     }
+}
+
+/// Whether a line says that it is of the kubelet's probes, and comes from where they come from.
+fn is_probe(client: Client, line: &[u8]) -> bool {
+    !client.is_usual() && memmem::find(line, KUBELET).is_some()
 }

@@ -275,6 +275,21 @@ fn behind_proxies_the_client_counts_and_never_the_proxy_or_a_guess() {
 }
 
 #[test]
+fn the_kubelets_probes_past_the_proxies_do_not_look_like_clients_that_nobody_knows() {
+    let client_ip =
+        ClientIpDraft { header: ClientIpHeader::XForwardedFor, trusted_hops: 1, trusted_proxies: Vec::new() };
+    let mut jail = jail(&PolicyDraft { client_ip: Some(client_ip), ..PolicyDraft::default() });
+    for peer in ["10.0.0.1", "203.0.113.7"] {
+        let line = format!(
+            r#"{peer} - - [20/Mar/2026:10:00:00 +0000] "GET /.env HTTP/1.1" 200 1 "-" "kube-probe/1.37" "-""#
+        );
+        let verdict = jail.observe(Some(at("10:00:00")), line.as_bytes(), &Networks::default());
+        assert_eq!(verdict, Verdict::NoClient(NoClient::TooShort), "peer {peer}");
+    }
+    assert_eq!((jail.counters().probes, jail.counters().unknown_clients), (1, 1));
+}
+
+#[test]
 fn without_a_stamp_the_line_s_own_time_counts() {
     let mut jail = jail(&PolicyDraft::default());
     let none = Networks::default();
