@@ -210,6 +210,10 @@ impl<'de> Visitor<'de> for Value<'_, '_, 'de> {
         self.visit_bytes(number.to_string().as_bytes())
     }
 
+    fn visit_i64<E: Error>(self, number: i64) -> Result<(), E> {
+        self.visit_bytes(number.to_string().as_bytes())
+    }
+
     fn visit_f64<E: Error>(self, number: f64) -> Result<(), E> {
         self.visit_bytes(number.to_string().as_bytes())
     }
