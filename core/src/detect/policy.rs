@@ -210,7 +210,7 @@ pub enum PolicyError {
     },
     /// The bans after the first would be shorter.
     #[error("escalation.maxDuration is {}s, shorter than banDuration, {}s", max.as_secs_f64(), ban.as_secs_f64())]
-    Descalation {
+    LongestBelowFirst {
         /// The longest ban.
         max: Duration,
         /// The first ban.
@@ -324,7 +324,7 @@ fn ban_time(draft: &PolicyDraft) -> Result<BanTime, PolicyError> {
         duration("escalation.maxDuration", max, BAN_BOUNDS)?;
         duration("escalation.memory", memory, BAN_BOUNDS)?;
         if max < ban {
-            return Err(PolicyError::Descalation { max, ban });
+            return Err(PolicyError::LongestBelowFirst { max, ban });
         }
     }
     Ok(BanTime { first: ban, escalation: draft.escalation })

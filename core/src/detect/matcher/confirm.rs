@@ -2,9 +2,11 @@
 //!
 //! A client may write literals by the hundred into one path. So what the place of a literal says is asked first, which
 //! is a comparison; then a pattern whose matches are short is tried right there, which takes as long as the match;
-//! and only one whose matches may be long is tried on the whole target, once however often its literal stands there.
+//! and only one whose matches may be long is tried on the whole target, once however often its literal stands there, and
+//! not where what its matches end with doesn't follow.
 
 use aho_corasick::Span;
+use memchr::memmem;
 use regex_automata::{
     Anchored, Input, meta,
     nfa::thompson::{
@@ -16,7 +18,7 @@ use regex_syntax::hir::{Hir, Look};
 
 use super::{
     MAX_COMPILED_BYTES, PatternError, compile,
-    literals::{Found, Side},
+    literals::{self, Found, Side},
 };
 
 /// The longest match that is tried where its literal stands, in bytes.
@@ -49,7 +51,15 @@ enum Engine {
     /// Tried around each literal, so far away from it.
     Near(BoundedBacktracker, usize),
     /// Tried once on the whole target.
-    Once(meta::Regex),
+    Once(Box<Long>),
+}
+
+/// A pattern whose matches may be long.
+#[derive(Clone, Debug)]
+struct Long {
+    regex: meta::Regex,
+    /// What each match ends with; empty where that isn't known.
+    tail: memmem::Finder<'static>,
 }
 
 /// What a literal that was found says.
@@ -74,7 +84,11 @@ impl Confirm {
         let engine = match place.longest {
             _ if found.is_whole => Engine::None,
             Some(longest) if longest <= LONGEST_NEAR => Engine::Near(near(hir)?, longest),
-            _ => Engine::Once(compile(std::slice::from_ref(hir))?),
+            _ => {
+                let tail = if found.side == Side::Start { literals::tail(hir) } else { Vec::new() };
+                let regex = compile(std::slice::from_ref(hir))?;
+                Engine::Once(Box::new(Long { regex, tail: memmem::Finder::new(&tail).into_owned() }))
+            }
         };
         Ok(Self { place, engine })
     }
@@ -90,8 +104,13 @@ impl Confirm {
                 let input = self.place.around(target, span, *longest);
                 if cache.is_match(regex, input) { Finding::Match } else { Finding::NoMatch }
             }
-            Engine::Once(regex) if regex.is_match(target) => Finding::Match,
-            Engine::Once(_) => Finding::NoneAtAll,
+            Engine::Once(long) => {
+                let Long { regex, tail } = &**long;
+                // Literals are found in the order of their ends, and no match ends before its first.
+                let behind = &target[span.end.saturating_sub(tail.needle().len())..];
+                let is_match = tail.find(behind).is_some() && regex.is_match(target);
+                if is_match { Finding::Match } else { Finding::NoneAtAll }
+            }
         }
     }
 
@@ -100,7 +119,7 @@ impl Confirm {
         match &self.engine {
             Engine::None => 0,
             Engine::Near(regex, _) => regex.get_nfa().memory_usage(),
-            Engine::Once(regex) => regex.memory_usage(),
+            Engine::Once(long) => size_of::<Long>() + long.regex.memory_usage() + long.tail.needle().len(),
         }
     }
 }

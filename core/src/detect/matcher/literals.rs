@@ -52,18 +52,27 @@ pub(super) fn required(hir: &Hir) -> Required {
     if is_anchored && shortest(&prefix) >= SHORTEST_AT_START {
         return Required::AtStart(found(&prefix, Side::Start, asks_no_more(hir, true)));
     }
-    // Of those that are equally long the one that says most of where the match is.
-    let best =
-        [(inner(hir), Side::Inside), (extract(hir, ExtractKind::Suffix), Side::End), (prefix, Side::Start)]
-            .into_iter()
-            .max_by_key(|(seq, _)| shortest(seq));
-    match best {
-        // What is found at the end and is the whole pattern is so wherever the target ends.
-        Some((best, side)) if shortest(&best) >= SHORTEST_ANYWHERE => {
-            Required::Anywhere(found(&best, side, asks_no_more(hir, false)))
-        }
-        _ => Required::Nothing,
+    let (best, side) = if hir.properties().maximum_len().is_none() && shortest(&prefix) >= SHORTEST_ANYWHERE {
+        // What a long match ends with can then be asked for behind it.
+        (prefix, Side::Start)
+    } else {
+        // Of those that are equally long the one that says most of where the match is: the last.
+        let all = [
+            (inner(hir), Side::Inside),
+            (extract(hir, ExtractKind::Suffix), Side::End),
+            (prefix, Side::Start),
+        ];
+        all.into_iter().max_by_key(|(seq, _)| shortest(seq)).unwrap_or((Seq::infinite(), Side::Inside))
+    };
+    if shortest(&best) < SHORTEST_ANYWHERE {
+        return Required::Nothing;
     }
+    Required::Anywhere(found(&best, side, asks_no_more(hir, false)))
+}
+
+/// What every match of a pattern ends with; perhaps nothing.
+pub(super) fn tail(hir: &Hir) -> Vec<u8> {
+    extract(hir, ExtractKind::Suffix).longest_common_suffix().unwrap_or_default().to_vec()
 }
 
 /// Whether there are no assertions in a pattern but `^` at its beginning, if the literal is only looked for there, and
