@@ -150,6 +150,8 @@ pub struct Entry {
     pub exempt: Networks,
     /// How long its hits count.
     pub window: Duration,
+    /// Hits from before this were forgotten when the window was shorter.
+    pub kept_since: Option<Timestamp>,
     /// `Accepted`.
     pub accepted: Finding,
     /// The generation that was judged.
@@ -238,6 +240,10 @@ fn judge(
         Err(error) => return refuse(object, before, &error),
     };
     let enforces = spec.mode == Mode::Enforce;
+    let kept_since = before.as_ref().filter(|entry| entry.jail.is_some()).and_then(|entry| {
+        let forgotten = now.saturating_sub(entry.window).unwrap_or(Timestamp::MIN);
+        if window > entry.window { Some(forgotten) } else { entry.kept_since }
+    });
     let jail = if let Some(jail) = before.and_then(|entry| entry.jail) {
         jail.jail().reconfigure(policy);
         jail.enforces.store(enforces, Ordering::Relaxed);
@@ -264,6 +270,7 @@ fn judge(
         spec: Some(spec.clone()),
         exempt: exempt.into_iter().collect(),
         window,
+        kept_since,
         accepted: Finding::yes("Accepted", "Accepted", message),
         generation: object.metadata.generation,
         uid: object.uid(),
@@ -285,6 +292,7 @@ fn refuse(object: &ProbePolicy, before: Option<Entry>, error: &ConvertError) -> 
             spec: None,
             exempt: Networks::default(),
             window: Duration::ZERO,
+            kept_since: None,
             accepted,
             generation,
             uid: object.uid(),
@@ -358,6 +366,26 @@ mod tests {
             jail.observe(at(2), &line("/other"), &Networks::default()),
             Some(Outcome::Earned(_))
         ));
+    }
+
+    #[test]
+    fn a_longer_window_is_known_to_lack_what_was_older_than_the_former() {
+        let windowed = |generation, window: &str| {
+            let mut object = object(generation, &["^/admin"]);
+            object.spec.window = window.to_owned();
+            object
+        };
+        let mut policies = Policies::default();
+        for (generation, window, now, expect) in [
+            (1, "2m", 0, None),
+            (2, "1m", 500, None),
+            (3, "1h", 1_000, Some(940)),
+            (4, "30m", 1_500, Some(940)),
+        ] {
+            policies.update(&[windowed(generation, window)], Limits::default(), &[], at(now));
+            let kept_since = policies.iter().next().unwrap().1.kept_since;
+            assert_eq!(kept_since, expect.map(at), "window {window} at {now}");
+        }
     }
 
     #[test]

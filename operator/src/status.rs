@@ -51,7 +51,7 @@ pub fn status(facts: &Facts<'_>, old: &[Condition], now: Timestamp) -> ProbePoli
         facts.resolved.finding.clone(),
         streaming(facts.streams),
         parsed(recent, sample.as_deref()),
-        window_complete(facts.entry.window, facts.reaches, now),
+        window_complete(facts.entry.window, facts.entry.kept_since, facts.reaches, now),
         client_ip_preserved(recent, &facts.resolved.hiding_services),
         bans_effective(jail.and_then(|jail| jail.seen_banned(now))),
         bans_limited(facts.held_back),
@@ -133,7 +133,12 @@ fn parsed(recent: Tally, sample: Option<&str>) -> Finding {
 }
 
 /// Hits from before the policy saw a log are not counted: until the window has passed it, a source needs more of them.
-fn window_complete(window: Duration, reaches: &[(&Container, Option<Reach>)], now: Timestamp) -> Finding {
+fn window_complete(
+    window: Duration,
+    kept_since: Option<Timestamp>,
+    reaches: &[(&Container, Option<Reach>)],
+    now: Timestamp,
+) -> Finding {
     const KIND: &str = "WindowComplete";
     let known: Option<Vec<_>> =
         reaches.iter().map(|(container, reach)| Some((container, (*reach)?))).collect();
@@ -143,7 +148,14 @@ fn window_complete(window: Duration, reaches: &[(&Container, Option<Reach>)], no
         return Finding::unknown(KIND, "Opening", "how far back the logs go is not known yet");
     };
     let window = SignedDuration::try_from(window).unwrap_or(SignedDuration::MAX);
-    let complete = reach.since.saturating_add(window).unwrap_or(Timestamp::MAX);
+    let complete = |since: Timestamp| since.saturating_add(window).unwrap_or(Timestamp::MAX);
+    if let Some(kept_since) = kept_since.filter(|&since| since > reach.since && complete(since) > now) {
+        let (since, until) = (whole_second(kept_since), whole_second(complete(kept_since)));
+        let message =
+            format!("the window was made longer: hits from before {since} are missing until {until}");
+        return Finding::no(KIND, "WindowMadeLonger", message);
+    }
+    let complete = complete(reach.since);
     if complete <= now {
         return Finding::yes(KIND, "Complete", "every hit of the last window was seen");
     }
@@ -263,9 +275,16 @@ mod tests {
             (vec![(&first, reach(0, false)), (&second, reach(50, false))], 110, Some(true),  "Complete",    ""),
         ];
         for (reaches, now, status, reason, message) in table {
-            let finding = window_complete(Duration::from_mins(1), &reaches, at(now));
+            let finding = window_complete(Duration::from_mins(1), None, &reaches, at(now));
             assert_eq!((finding.status, finding.reason), (status, reason), "{}", finding.message);
             assert!(finding.message.contains(message), "{}", finding.message);
+        }
+        let reaches = [(&first, reach(0, false))];
+        for (kept_since, now, reason) in
+            [(80, 139, "WindowMadeLonger"), (80, 140, "Complete"), (0, 59, "LogTooShort")]
+        {
+            let finding = window_complete(Duration::from_mins(1), Some(at(kept_since)), &reaches, at(now));
+            assert_eq!(finding.reason, reason, "{}", finding.message);
         }
     }
 

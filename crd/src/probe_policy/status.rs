@@ -14,7 +14,8 @@ pub struct ProbePolicyStatus {
     /// `Accepted`: the policy as written is in force. `ResolvedRefs`: its targets exist and have pods.
     /// `LogsStreaming`: their logs can be read. `LogsParsed`: the lines have the policy's format.
     /// `WindowComplete`: every hit of the last window was seen; not so for a while where a log did not go back
-    /// that far when the operator began to read it, or the policy came to a log that was read already.
+    /// that far when the operator began to read it, the policy came to a log that was read already, or its window
+    /// was made longer.
     /// `ClientIPPreserved`: the log shows the clients' own addresses, not those of nodes or proxies.
     /// `BansEffective`: no source is seen in the log long after it was banned.
     /// `BansLimited`: more bans are earned than are made.
