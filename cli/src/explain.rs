@@ -9,7 +9,7 @@ use std::io::{self, BufWriter};
 use anyhow::Result;
 use ip_sentry_core::{
     detect::{
-        explain::Explanation,
+        explain::{Explanation, Reason},
         target::{self, MAX_TARGET_BYTES},
     },
     networks::Networks,
@@ -63,7 +63,7 @@ impl Explained {
         let record = explanation.record.as_ref().ok();
         Self {
             line: String::from_utf8_lossy(line).into_owned(),
-            parsed: record.is_some(),
+            parsed: !matches!(explanation.reason, Some(Reason::Unparsed(_))),
             ip: explanation.client.map(|client| client.to_string()),
             path: record.and_then(|record| text(record.target)),
             normalised_path: record

@@ -17,7 +17,8 @@ use crate::{net::Scope, networks::Networks};
 /// What a policy makes of one line.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Explanation<'a> {
-    /// What was read from the line, or why nothing was. Its client is the peer, which may be a proxy.
+    /// What was read from the line, or why nothing was. Its client is the peer, which may be a proxy. Of what is no
+    /// request the client and the status are read all the same.
     pub record: Result<Record<'a>, RecordError>,
     /// Whose request it was; absent where nobody knows, or nothing was read.
     pub client: Option<IpAddr>,
@@ -131,7 +132,11 @@ impl Policy {
         explanation.reason = match rules.client(record, protected) {
             Ok(client) => {
                 explanation.client = Some(client.address);
-                rules.reason(client, record)
+                if rules.lacks_request(record) {
+                    Some(Reason::Unparsed(RecordError::Request))
+                } else {
+                    rules.reason(client, record)
+                }
             }
             Err(error) => Some(Reason::NoClient(error)),
         };

@@ -81,6 +81,11 @@ impl Rules {
         Ok(Client::of(address, protected))
     }
 
+    /// Whether there is no path in it, and the policy looks for paths.
+    pub(super) fn lacks_request(&self, record: &Record<'_>) -> bool {
+        record.target.is_empty() && matches!(self.paths, Paths::Matching(_))
+    }
+
     /// What a request of this client comes to.
     #[inline]
     pub(super) fn judge(&mut self, client: Client, record: &Record<'_>) -> Judgement {

@@ -18,7 +18,7 @@ pub struct Record<'line> {
     pub time: &'line [u8],
     /// The request method.
     pub method: &'line [u8],
-    /// The request target, escaped as the gateway logs it.
+    /// The request target, escaped as the gateway logs it. Empty also where what the client sent is no HTTP request.
     pub target: &'line [u8],
     /// The response's status.
     pub status: &'line [u8],
@@ -63,7 +63,8 @@ pub enum RecordError {
     /// Of the format, but no address stands where the client's should.
     #[error("there is no IP address where the format has the client's")]
     Client,
-    /// Of the format, but what the client sent is no HTTP request, such as a TLS handshake on a plain port.
+    /// Of the format, but what the client sent is no HTTP request, such as a TLS handshake on a plain port. Where every
+    /// path is a hit, such lines count as others do.
     #[error("what the client sent is no HTTP request")]
     Request,
     /// The caller has no time stamp and the line none that is understood.

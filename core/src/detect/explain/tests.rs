@@ -78,6 +78,16 @@ fn where_every_path_is_a_hit_there_is_no_pattern_to_name() {
     assert_eq!((explanation.is_hit(), explanation.pattern, explanation.normalised), (true, None, None));
 }
 
+#[test]
+fn what_is_no_request_has_a_client_and_a_status_all_the_same() {
+    let mut policy = Policy::compile(&PolicyDraft::default()).unwrap();
+    let line = br#"203.0.113.7 - - [20/Mar/2026:10:00:00 +0000] "\x16\x03" 400 157 "-" "-""#;
+    let explanation = policy.explain(line, &Networks::default());
+    assert_eq!(explanation.reason, Some(Reason::Unparsed(RecordError::Request)));
+    assert_eq!(explanation.client.map(|client| client.to_string()).as_deref(), Some("203.0.113.7"));
+    assert_eq!(explanation.record.unwrap().status, b"400");
+}
+
 proptest! {
     /// Whatever the line and the policy, the jail counts what is explained as a hit and nothing else.
     #[test]

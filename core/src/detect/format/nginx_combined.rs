@@ -30,9 +30,10 @@ pub(super) fn parse(line: &[u8], wants_headers: bool) -> Result<Record<'_>, Reco
     let (time, rest) = time(rest).ok_or(RecordError::Shape)?;
     let (request, rest) = split_at(rest, closing_quote(rest)).ok_or(RecordError::Shape)?;
     let (status, rest) = status(rest).ok_or(RecordError::Shape)?;
-    // Only now, when the line is known to be of this format, is the address blamed, and then the request.
+    // Only now, when the line is known to be of this format, is the address blamed.
     let client = client.ok_or(RecordError::Client)?;
-    let (method, target) = request_line(request).ok_or(RecordError::Request)?;
+    // What is no request, such as a TLS handshake on a plain port, still has a client and a status.
+    let (method, target) = request_line(request).unwrap_or_default();
     let (user_agent, forwarded_for) = if wants_headers { headers(rest) } else { (&b""[..], &b""[..]) };
     Ok(Record { time, method, target, status, user_agent, forwarded_for, ..Record::of(client) })
 }

@@ -306,6 +306,26 @@ fn without_a_stamp_the_line_s_own_time_counts() {
 }
 
 #[test]
+fn what_is_no_request_is_junk_to_patterns_and_a_hit_where_every_path_is() {
+    let handshakes =
+        [br#"203.0.113.7 - - [20/Mar/2026:10:00:00 +0000] "\x16\x03\x01" 400 157 "-" "-""#.as_slice(); 3];
+    let mut of_patterns = jail(&PolicyDraft::default());
+    let mut of_status = jail(&PolicyDraft {
+        catalogues: vec![],
+        any_path: true,
+        statuses: vec!["400".to_owned()],
+        ..PolicyDraft::default()
+    });
+    let none = Networks::default();
+    for line in handshakes {
+        assert_eq!(of_patterns.observe(None, line, &none), Verdict::Unparsed(RecordError::Request));
+    }
+    let verdicts = handshakes.map(|line| of_status.observe(None, line, &none));
+    assert_eq!(verdicts[..2], [Verdict::Counted, Verdict::Counted]);
+    assert_eq!(earned(&verdicts[2]).evidence.samples, ["400", "400", "400"]);
+}
+
+#[test]
 fn junk_is_counted_by_reason_and_shown_without_secrets() {
     let mut jail = jail(&PolicyDraft::default());
     assert_eq!(jail.unparsed_sample(), None);
