@@ -21,7 +21,7 @@ pub struct Args {
     #[arg(long, env = "IP_SENTRY_LISTEN", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,
     /// Memory for the sources that one policy follows, in MiB; beyond it the least suspicious are forgotten.
-    /// 16 MiB hold about 220,000.
+    /// 16 MiB hold about 170,000.
     #[arg(long, env = "IP_SENTRY_SOURCE_MEMORY_MIB", default_value_t = 16)]
     pub source_memory_mib: usize,
     /// What is logged, as tracing's filter directives.
