@@ -75,6 +75,9 @@ impl Tally {
             Ok(record) => record,
             Err(error) => return self.unparsed(*error, line),
         };
+        if self.rules.lacks_request(record) {
+            return self.unparsed(RecordError::Request, line);
+        }
         let Some(at) = at.or_else(|| self.dates.timestamp(record.time)) else {
             return self.unparsed(RecordError::Time, line);
         };
