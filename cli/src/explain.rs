@@ -81,7 +81,7 @@ impl Explained {
     }
 }
 
-/// The query is at the end of both and spelled the same; a question mark that was decoded is the path's own.
+/// The query is at the end of both, and spelled the same.
 fn without_query<'a>(target: &[u8], normalised: &'a [u8]) -> &'a [u8] {
     let (_, query) = target::split(&target[..target.len().min(MAX_TARGET_BYTES)]);
     normalised.strip_suffix(query).unwrap_or(normalised)

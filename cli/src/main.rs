@@ -30,10 +30,11 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let mut words = env::args().skip(1);
+    let mut words = env::args_os().skip(1);
     // Before the arguments are judged: what is still being typed is mostly wrong.
-    if words.next().as_deref() == Some(completion::ASK) {
-        return Ok(completion::answer(&words.collect::<Vec<_>>(), &mut io::stdout())?);
+    if words.next().is_some_and(|word| word == completion::ASK) {
+        let words: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
+        return Ok(completion::answer(&words, &mut io::stdout())?);
     }
     match Args::parse().command {
         Command::Replay(args) => replay::run(&args),

@@ -1,5 +1,7 @@
 //! How far the reading is, on a terminal.
 
+use std::io::{self, IsTerminal as _};
+
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::input::BytesRead;
@@ -9,7 +11,7 @@ const EVERY: u32 = 4096;
 
 /// A bar on standard error; none where that is no terminal.
 pub struct Progress {
-    bar: ProgressBar,
+    bar: Option<ProgressBar>,
     bytes_read: BytesRead,
     until_next: u32,
 }
@@ -18,35 +20,46 @@ impl Progress {
     /// A bar for so many bytes; without a number it shows how many there were.
     #[must_use]
     pub fn new(total_bytes: Option<u64>, bytes_read: BytesRead) -> Self {
-        let (bar, template) = match total_bytes {
-            Some(total) => (
-                ProgressBar::new(total),
-                "{bar:30} {decimal_bytes} of {decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left",
-            ),
-            None => (ProgressBar::no_length(), "{decimal_bytes} read, {decimal_bytes_per_sec}"),
-        };
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
+        let bar = io::stderr().is_terminal().then(|| bar(total_bytes));
         Self { bar, bytes_read, until_next: 0 }
     }
 
     /// One line more was read.
     pub fn line(&mut self) {
+        let Some(bar) = &self.bar else { return };
         if self.until_next == 0 {
             self.until_next = EVERY;
-            self.bar.set_position(self.bytes_read.get());
+            bar.set_position(self.bytes_read.get());
         }
         self.until_next -= 1;
     }
 
     /// Prints something while the bar is out of the way.
     pub fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
-        self.bar.suspend(print)
+        match &self.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
     }
 
     /// Takes the bar away.
     pub fn finish(self) {
-        self.bar.finish_and_clear();
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn bar(total_bytes: Option<u64>) -> ProgressBar {
+    let (bar, template) = match total_bytes {
+        Some(total) => (
+            ProgressBar::new(total),
+            "{bar:30} {decimal_bytes} of {decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left",
+        ),
+        None => (ProgressBar::no_length(), "{decimal_bytes} read, {decimal_bytes_per_sec}"),
+    };
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
     }
 }

@@ -46,11 +46,11 @@ impl<W: Write> Explanations<W> {
     /// The columns that vary most come last: a table that is printed as it grows can't look ahead.
     fn row(&mut self, cells: [&str; 9]) -> io::Result<()> {
         let [hit, ip, status, path, pattern, why_not, method, host, line] = cells;
-        let mut row = format!("{hit:<4} {ip:<16} {status:<6} {path:<28} {pattern:<20} ");
-        match self.format {
-            OutputFormat::Wide => row += &format!("{why_not:<24} {method:<7} {host:<20} {line}"),
-            _ => row += why_not,
-        }
+        let rest = match self.format {
+            OutputFormat::Wide => format!("{why_not:<24} {method:<7} {host:<20} {line}"),
+            _ => why_not.to_owned(),
+        };
+        let row = format!("{hit:<4} {ip:<16} {status:<6} {path:<28} {pattern:<20} {rest}");
         writeln!(self.out, "{}", row.trim_end())
     }
 }

@@ -52,7 +52,7 @@ fn it_says_what_was_read_and_what_matched_or_why_none_did() {
             json!({"parsed": true, "ip": "203.0.113.7", "path": "//x/../%2eenv?a=b", "normalisedPath": "/.env", "status": 404, "method": "GET",
                 "matched": true, "pattern": "^/\\.env", "reason": null, "event": null, "host": null, "userAgent": "curl/8"})),
         (request("203.0.113.7", "/a%3fb?cmd=c", 404),
-            json!({"normalisedPath": "/a?b", "matched": true, "pattern": "\\?cmd="})),
+            json!({"normalisedPath": "/a%3Fb", "matched": true, "pattern": "\\?cmd="})),
         (request("203.0.113.7", "/.env", 200),
             json!({"matched": false, "pattern": "^/\\.env", "reason": "the status 200 is none of match.statuses"})),
         (request("203.0.113.7", "/.env/ok", 404),

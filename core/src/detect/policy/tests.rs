@@ -96,3 +96,18 @@ fn patterns_that_are_each_small_enough_may_be_too_many_together() {
     let Err(PolicyError::TooBig { given }) = Policy::compile(&all) else { panic!("not refused") };
     assert!(given > MAX_COMPILED_BYTES);
 }
+
+#[test]
+fn a_line_says_when_it_was_logged_or_nothing() {
+    let mut policy = Policy::compile(&PolicyDraft::default()).unwrap();
+    #[rustfmt::skip]
+    let table = [
+        (r#"203.0.113.7 - - [22/Nov/2026:10:00:00 +0100] "GET / HTTP/1.1" 404 1 "-" "-""#, Some("2026-11-22T09:00:00Z")),
+        (r#"203.0.113.7 - - [then] "GET / HTTP/1.1" 404 1 "-" "-""#,                       None),
+        ("2026/11/22 10:00:00 [notice] 1#1: start worker processes",                      None),
+    ];
+    for (line, expect) in table {
+        let got = policy.time(line.as_bytes()).map(|at| at.to_string());
+        assert_eq!(got.as_deref(), expect, "{line}");
+    }
+}
