@@ -6,7 +6,6 @@
 
 use std::io::{self, BufWriter};
 
-use anyhow::Result;
 use ip_sentry_core::{
     detect::{
         explain::{Explanation, Reason},
@@ -20,8 +19,23 @@ use crate::{
     args::ExplainArgs,
     input::{self, BytesRead, InputError},
     output::Explanations,
-    policy_file,
+    policy_file::{self, ObjectFileError},
 };
+
+/// Why logs can't be explained.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExplainError {
+    /// The policy or what is protected can't be used.
+    #[error(transparent)]
+    Object(#[from] ObjectFileError),
+    /// A log can't be read.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// The explanations can't be printed.
+    #[error("the results can't be written")]
+    Output(#[from] io::Error),
+}
 
 /// One line's explanation, as it is printed. What is not known is absent, and null in JSON.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
@@ -88,7 +102,7 @@ fn without_query<'a>(target: &[u8], normalised: &'a [u8]) -> &'a [u8] {
 }
 
 /// Explains each line of each log, in the order in which they are named.
-pub fn run(args: &ExplainArgs) -> Result<()> {
+pub fn run(args: &ExplainArgs) -> Result<(), ExplainError> {
     let policy = policy_file::load(&args.policy.policy, args.policy.policy_name.as_deref())?.policy;
     let protected: Networks = policy_file::protected(args.policy.protected.as_deref())?.into_iter().collect();
     let mut out = Explanations::new(BufWriter::new(io::stdout().lock()), args.output);

@@ -37,8 +37,8 @@ fn run() -> Result<()> {
         return Ok(completion::answer(&words, &mut io::stdout())?);
     }
     match Args::parse().command {
-        Command::Replay(args) => replay::run(&args),
-        Command::Explain(args) => explain::run(&args),
+        Command::Replay(args) => Ok(replay::run(&args)?),
+        Command::Explain(args) => Ok(explain::run(&args)?),
         Command::Completion(args) => Ok(completion::script(args.shell, &mut io::stdout())?),
         Command::Version => Ok(writeln!(io::stdout(), "{}", env!("CARGO_PKG_VERSION"))?),
     }

@@ -9,16 +9,15 @@ use std::{
     path::Path,
 };
 
-use anyhow::Result;
 use ip_sentry_core::{detect::policy::Policy, networks::Networks};
 
 use self::trial::Trial;
 use crate::{
     args::ReplayArgs,
-    cluster,
+    cluster::{self, ClusterError},
     input::{self, BytesRead, Clock, InputError, Log, Merged, merged::runtime_stamp},
     output::Bans,
-    policy_file::{self, PolicyFile},
+    policy_file::{self, ObjectFileError, PolicyFile},
     progress::Progress,
 };
 
@@ -26,6 +25,18 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReplayError {
+    /// A policy or what is protected can't be used.
+    #[error(transparent)]
+    Object(#[from] ObjectFileError),
+    /// A file can't be read.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// The pods' logs can't be read.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// What was found can't be printed.
+    #[error("the results can't be written")]
+    Output(#[from] io::Error),
     /// Its lines don't say when they were logged.
     #[error(
         "the log's lines have no time that is understood, so nobody can say when a ban would begin: {hint}, or take \
@@ -46,7 +57,7 @@ struct Logs {
 }
 
 /// Replays logs.
-pub fn run(args: &ReplayArgs) -> Result<()> {
+pub fn run(args: &ReplayArgs) -> Result<(), ReplayError> {
     let name = args.policy.policy_name.as_deref();
     let file = policy_file::load(&args.policy.policy, name)?;
     let bytes_read = BytesRead::default();
@@ -77,7 +88,7 @@ fn print_bans(
     protected: &Networks,
     args: &ReplayArgs,
     mut progress: Progress,
-) -> Result<()> {
+) -> Result<(), ReplayError> {
     let mut trial = Trial::new(file);
     let mut out = Bans::new(BufWriter::new(io::stdout().lock()), args.output, None);
     while let Some(line) = lines.next_line()? {

@@ -5,12 +5,11 @@ use std::{
     io::{self, BufWriter},
 };
 
-use anyhow::Result;
 use ip_sentry_core::networks::Networks;
 use ip_sentry_crd::IPBan;
 use serde::Serialize;
 
-use super::trial::Trial;
+use super::{ReplayError, trial::Trial};
 use crate::{
     args::OutputFormat,
     input::Merged,
@@ -63,7 +62,7 @@ pub(super) fn run(
     protected: &Networks,
     format: OutputFormat,
     mut progress: Progress,
-) -> Result<()> {
+) -> Result<(), ReplayError> {
     let mut trials = files.map(Trial::new);
     let mut bans = FirstBans::default();
     while let Some(line) = lines.next_line()? {
