@@ -21,6 +21,9 @@ cache := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ip-sentry
 deny_version := 0.20.2
 deny := $(cache)/cargo-deny-$(deny_version)/bin/cargo-deny
 target := $(or $(CARGO_TARGET_DIR),target)
+# Programs as they are released: static, so that they run on any distribution; a dynamic C library would also be a
+# fifth of what a replay keeps in memory.
+build_static = RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --target $(host)
 host = $(shell rustc -vV | sed -n 's/^host: //p')
 
 ##@ Try it
@@ -66,10 +69,10 @@ bench-e2e: ## measure log line → dropped packet and the like on a real cluster
 
 bench-peers: ## compare bans and speed with fail2ban, CrowdSec, ripgrep and the predecessor (10 min; downloads them first)
 	@$(cluster)/progress.sh "compiling the kubectl plugin as it is released" \
-	  cargo build --release --locked -p ip-sentry-cli -p ip-sentry-bench-peers
-	@benches/peers/prepare.sh '$(cache)/peers' '$(target)/release/write-log'
-	@benches/peers/bench.py --peers '$(cache)/peers' --program '$(target)/release/kubectl-ip_sentry' \
-	  --measure '$(target)/release/measure' --write-log '$(target)/release/write-log'
+	  env $(build_static) -p ip-sentry-cli -p ip-sentry-bench-peers
+	@benches/peers/prepare.sh '$(cache)/peers' '$(target)/$(host)/release/write-log'
+	@benches/peers/bench.py --peers '$(cache)/peers' --program '$(target)/$(host)/release/kubectl-ip_sentry' \
+	  --measure '$(target)/$(host)/release/measure' --write-log '$(target)/$(host)/release/write-log'
 bench-instructions: ## count the instructions for each line, and compare with benches/instructions.txt
 	@benches/instructions.sh
 
@@ -100,11 +103,11 @@ packages:
 
 ##@ Build
 binaries: ## both programs, released and static, into OUT (default target/images)
-	RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --target $(host) -p ip-sentry-operator -p ip-sentry-node-agent
+	$(build_static) -p ip-sentry-operator -p ip-sentry-node-agent
 	install -D -t '$(OUT)' $(target)/$(host)/release/ip-sentry-operator $(target)/$(host)/release/ip-sentry-node-agent
 plugin: ## the kubectl plugin, into PLUGIN_DIR (default ~/.local/bin): replay and explain
-	cargo build --release --locked -p ip-sentry-cli
-	install -D -t '$(PLUGIN_DIR)' $(target)/release/kubectl-ip_sentry
+	$(build_static) -p ip-sentry-cli
+	install -D -t '$(PLUGIN_DIR)' $(target)/$(host)/release/kubectl-ip_sentry
 	@case ":$$PATH:" in *":$(PLUGIN_DIR):"*) ;; *) echo "put $(PLUGIN_DIR) into PATH, and kubectl finds it";; esac
 images: ## both images with docker, podman or buildah: make images REGISTRY=registry.example.com/team TAG=1.0
 	@builder=; \
