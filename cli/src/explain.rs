@@ -73,7 +73,9 @@ impl Explained {
     /// What is printed of an explanation.
     #[must_use]
     pub fn new(line: &[u8], explanation: &Explanation<'_>) -> Self {
-        let text = |bytes: &[u8]| (!bytes.is_empty()).then(|| String::from_utf8_lossy(bytes).into_owned());
+        // Servers log a dash for what the client did not send.
+        let is_known = |bytes: &[u8]| !bytes.is_empty() && bytes != b"-";
+        let text = |bytes: &[u8]| is_known(bytes).then(|| String::from_utf8_lossy(bytes).into_owned());
         let record = explanation.record.as_ref().ok();
         Self {
             line: String::from_utf8_lossy(line).into_owned(),

@@ -57,6 +57,7 @@ fn it_says_what_was_read_and_what_matched_or_why_none_did() {
             json!({"matched": false, "pattern": "^/\\.env", "reason": "the status 200 is none of match.statuses"})),
         (request("203.0.113.7", "/.env/ok", 404),
             json!({"matched": false, "reason": "except.patterns exempts the request: ^/\\.env/ok"})),
+        ("203.0.113.7 - - [x] \"GET /.env HTTP/1.1\" 404 1 \"-\" \"-\"\n".to_owned(), json!({"matched": true, "userAgent": null})),
         (request("203.0.113.7", "/", 404),
             json!({"matched": false, "pattern": null, "reason": "no pattern matches"})),
         (request("10.0.0.1", "/.env", 404),
