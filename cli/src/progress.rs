@@ -34,11 +34,11 @@ impl Progress {
         self.until_next -= 1;
     }
 
-    /// Prints something while the bar is out of the way.
+    /// Prints something to standard output, while the bar is out of the way where both are on the terminal.
     pub fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
         match &self.bar {
-            Some(bar) => bar.suspend(print),
-            None => print(),
+            Some(bar) if io::stdout().is_terminal() => bar.suspend(print),
+            _ => print(),
         }
     }
 
