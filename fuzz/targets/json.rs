@@ -58,8 +58,9 @@ fn text(root: &Value, pointer: &str) -> Result<Vec<u8>, RecordError> {
         Some(Value::Number(number)) if may_be_number => {
             match (number.as_u64(), number.as_i64(), number.as_f64()) {
                 (Some(whole), ..) => Ok(whole.to_string().into_bytes()),
+                (None, Some(whole), _) => Ok(whole.to_string().into_bytes()),
                 (None, None, Some(number)) => Ok(number.to_string().into_bytes()),
-                _ => Err(RecordError::Shape),
+                (None, None, None) => Err(RecordError::Shape),
             }
         }
         Some(_) => Err(RecordError::Shape),

@@ -11,10 +11,8 @@ fuzz_target!(|data: &[u8]| {
     assert!(plain.starts_with(b"/"), "{} became {}", data.escape_ascii(), plain.escape_ascii());
 
     let (_, query) = split(&data[..data.len().min(MAX_TARGET_BYTES)]);
-    let path = plain.strip_suffix(query).expect("the query is kept as it was");
-    // A path that holds an encoded `?` or `#` is another one when it is read again, as for every server.
-    if !path.contains(&b'?') && !path.contains(&b'#') {
-        let again = normaliser.normalise(path);
-        assert_eq!(again.escape_ascii().to_string(), path.escape_ascii().to_string());
-    }
+    // A slash that was put in front may have pushed the last byte over the limit.
+    assert!(plain.ends_with(query) || plain.len() == MAX_TARGET_BYTES, "the query is kept as it was");
+    let again = normaliser.normalise(&plain);
+    assert_eq!(again.escape_ascii().to_string(), plain.escape_ascii().to_string());
 });
