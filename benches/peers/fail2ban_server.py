@@ -83,7 +83,7 @@ def feed(package, filters, log, folder, patience):
         bans = folder / "bans"
         is_read = lambda: bans.exists() and LAST in bans.read_text()
         wait(patience, is_read, lambda: "fail2ban-server did not read all of the log: " + said(folder))
-        usage = Usage(processor(server.pid) - cpu, time.perf_counter() - begin, peak(server.pid))
+        usage = Usage(processor(server.pid) - cpu, time.perf_counter() - begin)
         # An action may still be under way.
         return usage, set(bans.read_text().split()) - {LAST}
     finally:
@@ -111,7 +111,3 @@ def processor(pid):
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-
-def peak(pid):
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024

@@ -16,11 +16,10 @@ PATIENCE = float(os.environ.get("BENCH_PATIENCE", "2"))
 
 @dataclass
 class Usage:
-    """What one run took: seconds of processor and of the clock, and the most memory, in MiB."""
+    """What one run took, in seconds of processor and of the clock."""
 
     cpu: float
     wall: float
-    rss: float
 
 
 @dataclass
@@ -34,9 +33,6 @@ class Peer:
 
     def cpu(self):
         return statistics.median(usage.cpu for usage in self.runs)
-
-    def rss(self):
-        return max(usage.rss for usage in self.runs)
 
     def rate(self):
         """Lines for each second of the processor."""
@@ -62,9 +58,30 @@ def command(*words, env=None):
         if child.returncode:
             raise RuntimeError(f"{words[0]} ended with {child.returncode}: {said.decode(errors='replace')[-2000:]}")
         wall = time.perf_counter() - begin
-        return Usage(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss / 1024)
+        return Usage(usage.ru_utime + usage.ru_stime, wall)
 
     return run
+
+
+def peak_rss(pid):
+    """The most memory of a child until it ends, in MiB. What wait4 says counts what we held when it was forked."""
+    peak = 0
+    while not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        with open(f"/proc/{pid}/status") as status:
+            own = (line for line in status if line.startswith("VmHWM:"))
+            peak = max(peak, int(next(own, "VmHWM: 0").split()[1]))
+        time.sleep(0.005)
+    return peak / 1024
+
+
+def peak_rss_of(*words):
+    """The same of a program, without its output."""
+    words = [str(word) for word in words]
+    child = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    peak = peak_rss(child.pid)
+    if child.wait():
+        raise RuntimeError(f"{words[0]} ended with {child.returncode}")
+    return peak
 
 
 def pin():

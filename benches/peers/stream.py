@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from rounds import CPU, Usage
+from rounds import CPU, Usage, peak_rss
 
 HERE = Path(__file__).parent
 LAST = "203.0.113.77"
@@ -38,6 +38,7 @@ def run(args, chunk, reader):
         child = subprocess.Popen(
             [*reader, url, LAST], stdout=subprocess.PIPE, preexec_fn=lambda: os.sched_setaffinity(0, {CPU})
         )
+        rss = peak_rss(child.pid)
         said = child.stdout.read().decode()
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
@@ -45,7 +46,7 @@ def run(args, chunk, reader):
             sys.exit(f"{reader[0]} ended with {child.returncode}")
         figures = {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", said)}
         wall = time.perf_counter() - begin
-        return Usage(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss / 1024), figures
+        return Usage(usage.ru_utime + usage.ru_stime, wall), rss, figures
     finally:
         server.kill()
         server.wait()
@@ -66,15 +67,15 @@ def main():
     for name, chunk in CHUNKS.items():
         ratios, lags, memory = [], [], []
         for _ in range(args.rounds):
-            ours, figures = run(args, chunk, [args.follow])
+            ours, rss, figures = run(args, chunk, [args.follow])
             if figures["lines"] != LINES:
                 sys.exit(f"{figures['lines']} of {LINES} lines came")
             lags.append(figures)
-            memory.append(ours.rss)
+            memory.append(rss)
             rates = f"{ours.cpu / LINES * 1e6:.2f} µs"
             if python.exists():
-                theirs, found = run(args, chunk, [python, HERE / "predecessor_kube.py"])
-                rates += f" against {theirs.cpu / LINES * 1e6:.2f} µs, RSS {ours.rss:.0f} against {theirs.rss:.0f} MiB"
+                theirs, their_rss, found = run(args, chunk, [python, HERE / "predecessor_kube.py"])
+                rates += f" against {theirs.cpu / LINES * 1e6:.2f} µs, RSS {rss:.0f} against {their_rss:.0f} MiB"
                 rates += f", bans {figures['bans']} and {found['bans']}"
                 ratios.append(theirs.cpu / ours.cpu)
             print(f"  {name}: {rates} a line", file=sys.stderr)
