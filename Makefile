@@ -73,6 +73,14 @@ bench-peers: ## compare bans and speed with fail2ban, CrowdSec, ripgrep and the 
 	@benches/peers/prepare.sh '$(cache)/peers' '$(target)/$(host)/release/write-log'
 	@benches/peers/bench.py --peers '$(cache)/peers' --program '$(target)/$(host)/release/kubectl-ip_sentry' \
 	  --measure '$(target)/$(host)/release/measure' --write-log '$(target)/$(host)/release/write-log'
+bench-stream: ## a pod's log at 20,000 lines/s: the operator's CPU and lag beside the predecessor's (3 min, and a release build)
+	@$(cluster)/progress.sh "compiling the operator's stream as it is released" \
+	  cargo build --release --locked -p ip-sentry-operator --bench stream
+	@cargo build --release --locked -p ip-sentry-bench-peers
+	@benches/peers/prepare.sh '$(cache)/peers' '$(target)/release/write-log'
+	@follow=$$(cargo build --quiet --release --locked -p ip-sentry-operator --bench stream --message-format=json \
+	  | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1); \
+	benches/peers/stream.py --peers '$(cache)/peers' --serve '$(target)/release/serve-log' --follow "$$follow"
 bench-instructions: ## count the instructions for each line, and compare with benches/instructions.txt
 	@benches/instructions.sh
 
@@ -144,6 +152,6 @@ cluster-down: ## end it; nothing of it stays
 help: ## this list
 	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' Makefile
 
-.PHONY: demo demo-down test test-unit fuzz fuzz-short test-netns test-e2e bench-e2e bench-peers bench-instructions \
+.PHONY: demo demo-down test test-unit fuzz fuzz-short test-netns test-e2e bench-e2e bench-peers bench-stream bench-instructions \
   fmt fmt-check lint deny layers versions packages \
   binaries plugin images manifests install uninstall cluster-up cluster-down help

@@ -80,6 +80,8 @@ pub(crate) fn write(patterns: &[String], lines: u64, is_whole: bool, out: &mut i
             let length = if is_whole { literal.len() } else { 2 + numbers.place(literal.len() - 2) };
             path.push_str(&literal[..length]);
         }
+        // Nor does the last one stand at the end, where some patterns want it.
+        path.push('~');
         writeln!(out, r#"198.51.100.{} - - [{date}] "GET {path} HTTP/1.1" 404 146 "-" "-""#, line % 250)?;
     }
     Ok(())
