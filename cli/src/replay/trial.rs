@@ -56,8 +56,8 @@ impl Trial {
         protected: &Networks,
     ) -> Result<Option<IPBan>, ReplayError> {
         let Self { jail, offences, .. } = self;
-        let is_banned = |source, at| offences.is_banned(source, at);
-        let verdict = jail.observe_behind(line.at, line.text, protected, is_banned);
+        let verdict =
+            jail.observe_behind(line.at, line.text, protected, &|source, at| offences.is_banned(source, at));
         if jail.counters().lines.is_multiple_of(SWEEP_EVERY)
             && let Some((_, now)) = jail.span()
         {

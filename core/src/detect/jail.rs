@@ -71,7 +71,7 @@ impl Jail {
     ///
     /// `at` is when it was logged; without it the line's own time counts. `protected` is never banned.
     pub fn observe(&mut self, at: Option<Timestamp>, line: &[u8], protected: &Networks) -> Verdict {
-        self.observe_behind(at, line, protected, |_, _| false)
+        self.observe_behind(at, line, protected, &|_, _| false)
     }
 
     /// Takes in one line of a log that was written while nobody was banned, as if bans had been in force.
@@ -83,7 +83,7 @@ impl Jail {
         at: Option<Timestamp>,
         line: &[u8],
         protected: &Networks,
-        is_banned: impl FnOnce(Source, Timestamp) -> bool,
+        is_banned: &dyn Fn(Source, Timestamp) -> bool,
     ) -> Verdict {
         self.tally.take_in(&self.format.parse(line), at, line, protected, is_banned)
     }

@@ -68,7 +68,7 @@ impl Tally {
         at: Option<Timestamp>,
         line: &[u8],
         protected: &Networks,
-        is_banned: impl FnOnce(Source, Timestamp) -> bool,
+        is_banned: &dyn Fn(Source, Timestamp) -> bool,
     ) -> Verdict {
         self.counters.lines += 1;
         let record = match parsed {

@@ -410,7 +410,7 @@ fn hits_of_a_banned_source_would_not_have_come() {
     let end = at("10:00:03");
     let mut watch = |time| {
         let is_banned = |_: Source, at: Timestamp| at < end;
-        jail.observe_behind(Some(at(time)), &line("203.0.113.7", "/.env"), &Networks::default(), is_banned)
+        jail.observe_behind(Some(at(time)), &line("203.0.113.7", "/.env"), &Networks::default(), &is_banned)
     };
     let verdicts = ["10:00:01", "10:00:02", "10:00:03", "10:00:04", "10:00:05"].map(&mut watch);
     assert_eq!(verdicts[..4], [Verdict::Dropped, Verdict::Dropped, Verdict::Counted, Verdict::Counted]);
