@@ -2,7 +2,7 @@
 //! chunks, so many lines a second, with the time of sending in front of each where that is asked for.
 //!
 //! ```text
-//! serve-log --rate 20000 --chunk 0 small.log    prints its port, and ends when a log was sent
+//! serve-log --rate 20000 --chunk 0 small.log    prints its port, and serves until it is ended
 //! ```
 
 use std::{
@@ -27,7 +27,7 @@ struct Args {
     /// Bytes of a chunk; 0: a line each, as a kubelet sends them that has nothing to catch up with.
     #[arg(long, default_value_t = 0)]
     chunk: usize,
-    /// The address that three probes come from in the end.
+    /// The address that two probes come from in the end.
     #[arg(long, default_value = "203.0.113.77")]
     last: String,
     /// The log.
@@ -44,26 +44,27 @@ fn main() -> Result<()> {
         format!("{} - - [20/Mar/2026:12:00:00 +0000] \"GET {path} HTTP/1.1\" 404 1 \"-\" \"-\"\n", args.last)
             .into_bytes()
     };
-    let last = ["/.env", "/wp-admin", "/xmlrpc.php"].map(probe);
+    let last = ["/.env", "/wp-admin"].map(probe);
     lines.extend(last.iter().map(Vec::as_slice));
     let listener = TcpListener::bind("127.0.0.1:0")?;
     println!("{}", listener.local_addr()?.port());
-    loop {
-        let (stream, _) = listener.accept()?;
-        if answer(stream, &lines, &args)? {
-            return Ok(());
+    let (lines, args) = (&lines, &args);
+    thread::scope(|scope| {
+        loop {
+            let (stream, _) = listener.accept()?;
+            scope.spawn(move || answer(stream, lines, args));
         }
-    }
+    })
 }
 
-/// Answers requests of one connection; whether the log was sent.
-fn answer(mut stream: TcpStream, lines: &[&[u8]], args: &Args) -> Result<bool> {
+/// Answers the requests of one connection until it is closed.
+fn answer(mut stream: TcpStream, lines: &[&[u8]], args: &Args) -> Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream.try_clone()?);
     loop {
         let mut request = String::new();
         if reader.read_line(&mut request)? == 0 {
-            return Ok(false);
+            return Ok(());
         }
         let mut header = String::new();
         while reader.read_line(&mut header)? > 2 {
@@ -71,9 +72,7 @@ fn answer(mut stream: TcpStream, lines: &[&[u8]], args: &Args) -> Result<bool> {
         }
         if request.contains("/log") && !request.contains("limitBytes") {
             send(&mut stream, lines, request.contains("timestamps=true"), args)?;
-            // Whoever reads it goes first.
-            let _ = reader.read_line(&mut request);
-            return Ok(true);
+            continue;
         }
         let body = if request.contains("/log") { format!("{}x\n", stamp()) } else { POD.to_owned() };
         let kind = if request.contains("/log") { "text/plain" } else { "application/json" };
