@@ -79,7 +79,7 @@ bench-stream: ## a pod's log at 20,000 lines/s: the operator's CPU and lag besid
 	@cargo build --release --locked -p ip-sentry-bench-peers
 	@benches/peers/prepare.sh '$(cache)/peers' '$(target)/release/write-log'
 	@follow=$$(cargo build --quiet --release --locked -p ip-sentry-operator --bench stream --message-format=json \
-	  | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1); \
+	  | sed -n '/"kind":\["bench"\]/s/.*"executable":"\([^"]*\)".*/\1/p'); \
 	benches/peers/stream.py --peers '$(cache)/peers' --serve '$(target)/release/serve-log' --follow "$$follow"
 bench-instructions: ## count the instructions for each line, and compare with benches/instructions.txt
 	@benches/instructions.sh
