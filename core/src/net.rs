@@ -164,6 +164,7 @@ pub fn scope(address: IpAddr) -> Scope {
     }
 }
 
+#[inline]
 fn scope_v4(address: Ipv4Addr) -> Scope {
     match address.octets() {
         [0 | 127 | 224..=239, ..] | [169, 254, ..] | [255, 255, 255, 255] => Scope::Special,

@@ -25,6 +25,7 @@ const MAX_METHOD_BYTES: usize = 32;
 const LOCAL_TIME_BYTES: usize = 26;
 
 /// Reads a line; its headers only where they are wanted.
+#[inline]
 pub(super) fn parse(line: &[u8], wants_headers: bool) -> Result<Record<'_>, RecordError> {
     let (client, rest) = client(line).ok_or(RecordError::Shape)?;
     let (time, rest) = time(rest).ok_or(RecordError::Shape)?;
