@@ -24,6 +24,8 @@ impl Samples {
         let sample = &mut self.ring[slot];
         sample.clear();
         let (path, _query) = target::split(record.target);
+        let length = record.method.len() + path.len() + record.status.len() + 2;
+        sample.reserve(length.min(MAX_TEXT_CHARS));
         for part in [record.method, path, record.status] {
             if part.is_empty() {
                 continue;
