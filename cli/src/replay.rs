@@ -113,13 +113,13 @@ fn open_files(args: &ReplayArgs, bytes_read: &BytesRead) -> Result<Logs, InputEr
 
 /// One log's lines say their time to the jail themselves; of several it must be known before.
 fn merge(logs: Logs, policy: &Policy) -> Result<Merged, InputError> {
-    let clock: Clock = if logs.is_stamped {
-        Box::new(runtime_stamp)
+    let clock: Option<Clock> = if logs.is_stamped {
+        Some(Box::new(runtime_stamp))
     } else if logs.each.len() > 1 {
         let mut policy = policy.clone();
-        Box::new(move |line| (policy.time(line), 0))
+        Some(Box::new(move |line| (policy.time(line), 0)))
     } else {
-        Box::new(|_| (None, 0))
+        None
     };
     Merged::new(logs.each, clock)
 }

@@ -159,6 +159,24 @@ pub enum Scope {
 #[inline]
 pub fn scope(address: IpAddr) -> Scope {
     match address {
+        IpAddr::V4(v4) if !RULED[usize::from(v4.octets()[0])] => Scope::Public,
+        address => ruled_scope(address),
+    }
+}
+
+/// Which first octets of IPv4 addresses some rule of [`scope_v4`] is about: each line asks, and nearly all have others.
+const RULED: [bool; 256] = {
+    let mut ruled = [false; 256];
+    let mut first = 0;
+    while first < 256 {
+        ruled[first] = matches!(first, 0 | 10 | 100 | 127 | 169 | 172 | 192 | 224..=239 | 255);
+        first += 1;
+    }
+    ruled
+};
+
+fn ruled_scope(address: IpAddr) -> Scope {
+    match address {
         IpAddr::V4(v4) => scope_v4(v4),
         IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or_else(|| scope_v6(v6), scope_v4),
     }
@@ -322,6 +340,17 @@ mod tests {
         ];
         for (address, expect) in table {
             assert_eq!(scope(address.parse().unwrap()), expect, "address {address}");
+        }
+    }
+
+    #[test]
+    fn no_rule_is_about_an_address_that_is_taken_for_public_by_its_first_octet() {
+        for first_two in 0..=u16::MAX {
+            let [first, second] = first_two.to_be_bytes();
+            for rest in [[0, 0], [255, 255]] {
+                let address = Ipv4Addr::new(first, second, rest[0], rest[1]);
+                assert_eq!(scope(address.into()), scope_v4(address), "address {address}");
+            }
         }
     }
 

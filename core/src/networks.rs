@@ -30,18 +30,21 @@ impl Networks {
     #[inline]
     pub fn contains(&self, address: IpAddr) -> bool {
         match address {
-            IpAddr::V4(v4) => self.contains_v4(v4),
-            IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
-                Some(v4) => self.contains_v4(v4),
-                None => hit(&self.v6, v6.to_bits(), v6.to_bits()),
-            },
+            IpAddr::V4(v4) if !self.has_octet(v4) => false,
+            address => self.search(address),
         }
     }
 
-    fn contains_v4(&self, address: Ipv4Addr) -> bool {
+    /// Whether any IPv4 network in the set has addresses with this first octet.
+    #[inline]
+    fn has_octet(&self, address: Ipv4Addr) -> bool {
         let first = usize::from(address.octets()[0]);
-        let bits = u128::from(address.to_bits());
-        self.octets[first / 64] & 1 << (first % 64) != 0 && hit(&self.v4, bits, bits)
+        self.octets[first / 64] & 1 << (first % 64) != 0
+    }
+
+    fn search(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        hit(self.family(address.is_ipv4()), bits(address), bits(address))
     }
 
     /// Whether the network shares any address with the set.

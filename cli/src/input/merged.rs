@@ -23,7 +23,8 @@ pub type Clock = Box<dyn FnMut(&[u8]) -> (Option<Timestamp>, usize)>;
 /// Logs that are read as one.
 pub struct Merged {
     streams: Vec<Stream>,
-    clock: Clock,
+    /// Absent where a single log's lines say their time themselves.
+    clock: Option<Clock>,
     /// Which stream the present line is of.
     current: Option<usize>,
     /// The earliest time at which another stream goes on.
@@ -39,8 +40,8 @@ struct Stream {
 }
 
 impl Merged {
-    /// The logs, as one. `clock` is asked for the time of each line.
-    pub fn new(logs: Vec<Log>, clock: Clock) -> Result<Self, InputError> {
+    /// The logs, as one. `clock` is asked for the time of each line; without it they follow each other as named.
+    pub fn new(logs: Vec<Log>, clock: Option<Clock>) -> Result<Self, InputError> {
         let stream = |log| Stream { log, head: Timestamp::MIN, at: None, begin: 0 };
         let streams = logs.into_iter().map(stream).collect();
         let mut merged = Self { streams, clock, current: None, limit: Timestamp::MIN };
@@ -85,8 +86,10 @@ impl Merged {
             streams.remove(index);
             return Ok(false);
         }
-        (stream.at, stream.begin) = clock(stream.log.lines.line());
-        stream.head = stream.at.map_or(stream.head, |at| at.max(stream.head));
+        if let Some(clock) = clock {
+            (stream.at, stream.begin) = clock(stream.log.lines.line());
+            stream.head = stream.at.map_or(stream.head, |at| at.max(stream.head));
+        }
         Ok(true)
     }
 }
@@ -120,7 +123,7 @@ mod tests {
             Log { name: index.to_string(), lines: Lines::new(reader, 0) }
         };
         let logs = logs.iter().enumerate().map(open).collect();
-        let mut merged = Merged::new(logs, Box::new(seconds)).unwrap();
+        let mut merged = Merged::new(logs, Some(Box::new(seconds))).unwrap();
         let mut all = Vec::new();
         while let Some(line) = merged.next_line().unwrap() {
             all.push(String::from_utf8(line.text.to_vec()).unwrap());

@@ -31,14 +31,26 @@ impl Default for Dates {
 
 impl Dates {
     /// The same as [`timestamp`].
+    #[inline]
     pub fn timestamp(&mut self, text: &[u8]) -> Option<Timestamp> {
-        if self.text[..self.length] != *text {
+        if !self.is_last(text) {
             // What is too long to be remembered is no date.
             self.text.get_mut(..text.len())?.copy_from_slice(text);
             self.length = text.len();
             self.at = timestamp(text);
         }
         self.at
+    }
+
+    /// Whether it is the last text again. The usual ones have a length of their own, at which they compare without a
+    /// call.
+    #[inline]
+    fn is_last(&self, text: &[u8]) -> bool {
+        const LENGTH: usize = "20/Mar/2026:10:00:00 +0000".len();
+        match <&[u8; LENGTH]>::try_from(text) {
+            Ok(text) => self.length == LENGTH && self.text.first_chunk() == Some(text),
+            Err(_) => self.text[..self.length] == *text,
+        }
     }
 }
 

@@ -132,6 +132,7 @@ impl Format {
     }
 
     /// Reads one line, without its newline. What others wrote in front of it is left out.
+    #[inline]
     pub fn parse<'a>(&'a mut self, line: &'a [u8]) -> Result<Record<'a>, RecordError> {
         if line.len() > MAX_LINE_BYTES {
             return Err(RecordError::TooLong);
@@ -162,22 +163,34 @@ impl Format {
 }
 
 /// Reads a line as it stands, or else without its prefixes.
+#[inline]
 fn bare_or_whole<'line>(
     prefixes: &mut Prefixes,
     line: &'line [u8],
     mut parse: impl FnMut(&'line [u8]) -> Result<Record<'line>, RecordError>,
 ) -> Result<Record<'line>, RecordError> {
-    let mut read = parse(line);
-    if let Err(error @ (RecordError::Shape | RecordError::Client)) = read {
-        read = match prefixes.strip(line)? {
-            None => Err(blame(error, line)),
-            Some(bare) => match parse(bare.line) {
-                Ok(record) => Ok(dated(record, bare.stamp)),
-                Err(error) => Err(blame(error, bare.line)),
-            },
-        };
+    match parse(line) {
+        Err(error @ (RecordError::Shape | RecordError::Client)) => bare(prefixes, line, error, parse),
+        read => read,
     }
-    read
+}
+
+/// Reads a line without its prefixes, since as it stands there is an error in it. Apart, so that the usual lines don't
+/// carry it along.
+#[inline(never)]
+fn bare<'line>(
+    prefixes: &mut Prefixes,
+    line: &'line [u8],
+    error: RecordError,
+    mut parse: impl FnMut(&'line [u8]) -> Result<Record<'line>, RecordError>,
+) -> Result<Record<'line>, RecordError> {
+    match prefixes.strip(line)? {
+        None => Err(blame(error, line)),
+        Some(bare) => match parse(bare.line) {
+            Ok(record) => Ok(dated(record, bare.stamp)),
+            Err(error) => Err(blame(error, bare.line)),
+        },
+    }
 }
 
 /// A prefix's time is better than none.

@@ -24,6 +24,8 @@ impl Samples {
         let sample = &mut self.ring[slot];
         sample.clear();
         let (path, _query) = target::split(record.target);
+        let length = record.method.len() + path.len() + record.status.len() + 2;
+        sample.reserve(length.min(MAX_TEXT_CHARS));
         for part in [record.method, path, record.status] {
             if part.is_empty() {
                 continue;
@@ -47,7 +49,7 @@ impl Samples {
 /// Text of at most [`MAX_TEXT_CHARS`] that no terminal, shell or log reader takes for anything else.
 pub(super) fn printable(bytes: &[u8]) -> String {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    let mut text = String::new();
+    let mut text = String::with_capacity(bytes.len().min(MAX_TEXT_CHARS));
     for &byte in bytes {
         let start = text.len();
         match byte {

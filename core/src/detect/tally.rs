@@ -82,7 +82,7 @@ impl Tally {
             return self.unparsed(RecordError::Time, line);
         };
         self.counters.parsed += 1;
-        self.span = Some(self.span.map_or((at, at), |(first, last)| (first.min(at), last.max(at))));
+        self.widen_span(at);
         let client = match self.rules.client(record, protected) {
             Ok(client) => client,
             Err(reason) => {
@@ -121,6 +121,16 @@ impl Tally {
             return Verdict::Dropped;
         }
         self.count(source, record, at, pattern, protected)
+    }
+
+    #[inline]
+    fn widen_span(&mut self, at: Timestamp) {
+        match &mut self.span {
+            // Most lines are of the same second as the one before.
+            Some((_, last)) if *last == at => {}
+            Some((first, last)) => (*first, *last) = ((*first).min(at), (*last).max(at)),
+            None => self.span = Some((at, at)),
+        }
     }
 
     fn unparsed(&mut self, error: RecordError, line: &[u8]) -> Verdict {

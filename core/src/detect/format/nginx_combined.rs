@@ -25,6 +25,7 @@ const MAX_METHOD_BYTES: usize = 32;
 const LOCAL_TIME_BYTES: usize = 26;
 
 /// Reads a line; its headers only where they are wanted.
+#[inline]
 pub(super) fn parse(line: &[u8], wants_headers: bool) -> Result<Record<'_>, RecordError> {
     let (client, rest) = client(line).ok_or(RecordError::Shape)?;
     let (time, rest) = time(rest).ok_or(RecordError::Shape)?;
@@ -83,7 +84,7 @@ fn unusual_time(rest: &[u8]) -> Option<(&[u8], &[u8])> {
 #[inline]
 fn closing_quote(rest: &[u8]) -> Option<usize> {
     let mut at = memchr(b'"', rest)?;
-    while is_escaped(&rest[..at]) {
+    while rest[..at].ends_with(b"\\") && is_escaped(&rest[..at]) {
         at += 1 + memchr(b'"', &rest[at + 1..])?;
     }
     Some(at)
@@ -108,6 +109,7 @@ fn status(rest: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// `GET /a b HTTP/1.1` → `GET` and `/a b`: what HTTP/1 clients send may hold spaces, so the last ` HTTP/` counts.
 /// Without one it is HTTP/0.9, or a request that nginx answered with 400.
+#[inline]
 fn request_line(request: &[u8]) -> Option<(&[u8], &[u8])> {
     let (method, rest) = match request {
         [b'G', b'E', b'T', b' ', rest @ ..] => (&request[..3], rest),
