@@ -208,6 +208,10 @@ impl Docket {
                 });
             }
             Outcome::Earned(decision) => {
+                // Whatever becomes of the decision: mostly it makes that ban longer.
+                if let Some(ban) = without_effect(&decision, &state.bans(), Timestamp::now()) {
+                    policy.saw_banned(ban, decision.evidence.last_seen);
+                }
                 let is_known = self.waiting.contains_key(&decision.source);
                 if !is_known && self.waiting.len() >= MOST_WAITING {
                     Metrics::count(&state.metrics.decisions_dropped, "docket_full");
@@ -250,12 +254,6 @@ impl Docket {
             let moot = moot(decision, end, &state.bans(), &memory, is_protected, enforces, now);
             if let Some(moot) = moot {
                 Metrics::count(&state.metrics.decisions_dropped, moot.label());
-                if moot == Moot::Enforced
-                    && let Some(ban) = without_effect(decision, &state.bans(), now)
-                {
-                    Metrics::count(&state.metrics.decisions_dropped, "without_effect");
-                    policy.saw_banned(ban, decision.evidence.last_seen);
-                }
                 if moot == Moot::Protected {
                     state.tell_if_leading(policy, What::BanSkippedProtected, None, || {
                         format!("{} earned a ban and is protected", decision.source)

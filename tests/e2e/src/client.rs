@@ -151,9 +151,19 @@ impl Client {
 
     /// The same, from one of its addresses.
     pub async fn probe_from(&self, from: IpAddr, to: SocketAddr, paths: &[&str]) -> Result<()> {
+        self.probe_with(from, to, "", paths).await
+    }
+
+    /// The same, with that `X-Forwarded-For`: what a proxy does for its clients, and a liar for itself.
+    pub async fn probe_for(&self, forwarded_for: &str, to: SocketAddr, paths: &[&str]) -> Result<()> {
+        let header = format!("X-Forwarded-For: {forwarded_for}\r\n");
+        self.probe_with(self.address_towards(to)?, to, &header, paths).await
+    }
+
+    async fn probe_with(&self, from: IpAddr, to: SocketAddr, header: &str, paths: &[&str]) -> Result<()> {
         for path in paths {
             let request =
-                format!("GET {path} HTTP/1.1\r\nHost: shop.example.com\r\nConnection: close\r\n\r\n");
+                format!("GET {path} HTTP/1.1\r\nHost: shop.example.com\r\n{header}Connection: close\r\n\r\n");
             let connected = self.connect(from, to, PATIENCE).await?;
             let mut stream = connected.with_context(|| format!("{path} from {from} to {to}"))?;
             stream.write_all(request.as_bytes()).await?;
