@@ -33,7 +33,7 @@ demo-down: cluster-down ## end the demo's cluster; nothing of it stays
 
 ##@ Test
 test_steps := versions packages fmt-check lint deny layers bench-instructions test-unit fuzz-short test-netns test-e2e
-test: ## every test there is, with the time each step takes (root; 40 min the first time, then 15)
+test: ## every test there is, with the time each step takes (root; 40 min the first time, then 20)
 	@if [ -n "$$($(cluster)/cluster.sh leftovers)" ]; then echo "a lab's cluster is up: it is ended"; $(cluster)/cluster.sh down; fi
 	@times=; \
 	for step in $(test_steps); do \
