@@ -147,10 +147,10 @@ impl Format {
                 let (preset, wants_headers) = (*preset, self.wants_headers);
                 bare_or_whole(prefixes, line, |line| preset.parse(line, wants_headers))
             }
-            Parser::Regex(regex) if regex.is_address_first() => {
+            Parser::Regex(regex) if regex.is_known_by_its_beginning() => {
                 bare_or_whole(prefixes, line, |line| regex.parse(line))
             }
-            // What stands left of the address may be a client's, and look like any prefix.
+            // What a line begins with may be a client's, and look like any prefix.
             Parser::Regex(regex) => regex.parse(line).map_err(|error| blame(error, line)),
             // No prefix begins as an object does.
             Parser::Json(json) => {

@@ -64,7 +64,7 @@ pub(super) struct LineRegex {
     user_agent: Option<usize>,
     time: Option<usize>,
     forwarded_for: Option<usize>,
-    is_address_first: bool,
+    is_known_by_its_beginning: bool,
 }
 
 impl LineRegex {
@@ -105,7 +105,7 @@ impl LineRegex {
             user_agent: group("userAgent"),
             time: group("time"),
             forwarded_for: group("forwardedFor"),
-            is_address_first: begins_with_group(&hir, ip),
+            is_known_by_its_beginning: begins_with_group(&hir, ip) || begins_with_word(&hir),
             steps: Steps::compile(&hir),
             groups: regex.capture_locations(),
             marks: vec![ABSENT; 2 * regex.captures_len()],
@@ -127,9 +127,10 @@ impl LineRegex {
         groups.into_iter().fold(Fields::default(), |all, (field, group)| all.with(field, group.is_some()))
     }
 
-    /// Whether nothing stands left of the address but what the expression spells out.
-    pub(super) fn is_address_first(&self) -> bool {
-        self.is_address_first
+    /// Whether a line begins with the address, with nothing left of it but what the expression spells out, or with a
+    /// word that no prefix begins with: then nothing of a client's can be taken for a prefix.
+    pub(super) fn is_known_by_its_beginning(&self) -> bool {
+        self.is_known_by_its_beginning
     }
 
     pub(super) fn parse<'line>(&mut self, line: &'line [u8]) -> Result<Record<'line>, RecordError> {
@@ -185,6 +186,20 @@ fn begins_with_group(hir: &Hir, wanted: usize) -> bool {
         .is_some_and(|part| matches!(part.kind(), HirKind::Capture(group) if group.index as usize == wanted))
 }
 
+/// Whether every match begins with the same four letters. No prefix does: of those, months alone begin with letters, and
+/// they are three.
+fn begins_with_word(hir: &Hir) -> bool {
+    const LETTERS: usize = 4;
+    let HirKind::Concat(parts) = hir.kind() else { return false };
+    let beginning = parts.iter().find(|part| !matches!(part.kind(), HirKind::Look(Look::Start)));
+    beginning.is_some_and(|part| match part.kind() {
+        HirKind::Literal(literal) => {
+            literal.0.len() >= LETTERS && literal.0[..LETTERS].iter().all(u8::is_ascii_alphabetic)
+        }
+        _ => false,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn the_address_is_first_where_only_literals_are_left_of_it() {
+    fn a_line_is_known_by_its_beginning_where_that_is_an_address_or_a_word() {
         #[rustfmt::skip]
         let table = [
             (PREDECESSOR,                                true),
@@ -242,9 +257,14 @@ mod tests {
             (r"^\S+ (?<ip>\S+) (?<path>\S+)",            false),
             (r"^(?:x )?(?<ip>\S+) (?<path>\S+)",         false),
             (r"^((?<ip>\S+)) (?<path>\S+)",              false),
+            (r"^Failed \S+ for .* from (?<ip>\S+)$",     true),
+            (r"^Nov \d+ (?<host>\S+) (?<ip>\S+)$",       false),
+            (r"^<(?<host>\S+)> (?<ip>\S+)$",             false),
+            (r"^(?i)Failed for \S+ from (?<ip>\S+)$",    false),
+            (r"^(?:Failed|Invalid) .* from (?<ip>\S+)$", false),
         ];
         for (text, expect) in table {
-            assert_eq!(compiled(text).is_address_first(), expect, "expression {text}");
+            assert_eq!(compiled(text).is_known_by_its_beginning(), expect, "expression {text}");
         }
     }
 

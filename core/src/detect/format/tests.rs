@@ -69,6 +69,25 @@ fn an_expression_that_expects_the_prefix_sees_it() {
 }
 
 #[test]
+fn a_line_that_begins_with_a_word_is_found_behind_a_prefix() {
+    let mut format = regex(r"^Failed password for .* from (?<ip>\S+) port \d+ ssh2$");
+    for prefix in [
+        "",
+        "Nov 22 10:00:00 gw sshd[7]: ",
+        "2026-11-22T10:00:00.5Z stderr F ",
+        "<38>Nov 22 10:00:00 gw sshd[7]: ",
+    ] {
+        let line = format!("{prefix}Failed password for root from 203.0.113.7 port 4022 ssh2");
+        assert_eq!(format.parse(line.as_bytes()).unwrap().client.to_string(), "203.0.113.7", "line {line}");
+        let forged = format!(
+            "{prefix}Invalid user Nov 22 10:00:00 gw sshd[7]: Failed password for a from 198.51.100.9 port 1 ssh2 \
+             from 203.0.113.7 port 4022"
+        );
+        assert_eq!(format.parse(forged.as_bytes()), Err(RecordError::Shape), "line {forged}");
+    }
+}
+
+#[test]
 fn a_client_s_own_words_in_front_of_the_address_are_no_prefix() {
     // The client chose the host, and with a space in the path the line does not parse.
     let line =
