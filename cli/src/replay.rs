@@ -91,12 +91,17 @@ fn print_bans(
 ) -> Result<(), ReplayError> {
     let mut trial = Trial::new(file);
     let mut out = Bans::new(BufWriter::new(io::stdout().lock()), args.output, None);
-    while let Some(line) = lines.next_line()? {
+    loop {
+        if !out.is_flushed() && !lines.is_ready() {
+            progress.aside(|| out.flush())?;
+        }
+        let Some(line) = lines.next_line()? else { break };
         progress.line();
         if let Some(ban) = trial.observe(line, protected)? {
-            progress.aside(|| out.print(&ban, None))?;
+            out.print(&ban, None)?;
         }
     }
+    progress.aside(|| out.flush())?;
     progress.finish();
     let summary = trial.finish()?;
     Ok(out.finish(&summary, &summary.to_string())?)

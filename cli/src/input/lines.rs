@@ -11,6 +11,9 @@ use memchr::memchr;
 /// Of a longer line this much is handed over, so that whoever gets it sees that it is too long.
 const CUT_BYTES: usize = MAX_LINE_BYTES + 1;
 
+/// Read at a time: more was no quicker, and takes memory.
+const READ_BYTES: usize = 64 * 1024;
+
 /// Cuts a stream into lines. Any byte but the newline is a line's own; the last line needs none.
 pub struct Lines<R> {
     reader: R,
@@ -69,7 +72,8 @@ impl<R: Read> Lines<R> {
         }
         self.block.copy_within(self.rest.clone(), 0);
         self.rest = 0..self.rest.len();
-        let count = read(&mut self.reader, &mut self.block[self.rest.end..])?;
+        let end = self.block.len().min(self.rest.end + READ_BYTES);
+        let count = read(&mut self.reader, &mut self.block[self.rest.end..end])?;
         self.rest.end += count;
         self.is_over = count == 0;
         Ok(count > 0)

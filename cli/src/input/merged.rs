@@ -54,6 +54,14 @@ impl Merged {
         Ok(merged)
     }
 
+    /// Whether the next line is there already, so that nobody has to wait for it.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.current
+            .and_then(|current| self.streams.get(current))
+            .is_some_and(|stream| stream.log.lines.is_ready())
+    }
+
     /// The next line of all; `None` after the last.
     pub fn next_line(&mut self) -> Result<Option<Line<'_>>, InputError> {
         if let Some(current) = self.current

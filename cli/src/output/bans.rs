@@ -1,4 +1,5 @@
-//! Bans, printed as they come, so that they take no memory however many there are.
+//! Bans, printed as they come, so that they take no memory however many there are. They are written out together; who
+//! is about to wait for more lines calls [`Bans::flush`] before.
 //!
 //! Tables are for people: bans on standard output, the summary on standard error. JSON and YAML are one object with
 //! `bans`, a list of IPBans as the operator would write them, and `summary`.
@@ -19,6 +20,7 @@ pub struct Bans<W> {
     /// What the first column says, for a list of several policies' bans.
     label: Option<&'static str>,
     printed: u64,
+    is_flushed: bool,
 }
 
 /// A ban, and whose it is where that has to be said.
@@ -33,13 +35,26 @@ struct Labelled<'a> {
 impl<W: Write> Bans<W> {
     /// Nothing is printed yet. `label` is the head of one more column.
     pub fn new(out: W, format: OutputFormat, label: Option<&'static str>) -> Self {
-        Self { out, format, label, printed: 0 }
+        Self { out, format, label, printed: 0, is_flushed: true }
     }
 
-    /// Prints one ban, at once.
+    /// Whether all that was printed is written out.
+    #[must_use]
+    pub fn is_flushed(&self) -> bool {
+        self.is_flushed
+    }
+
+    /// Writes out what was printed.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.is_flushed = true;
+        self.out.flush()
+    }
+
+    /// Prints one ban.
     pub fn print(&mut self, ban: &IPBan, label: Option<&str>) -> io::Result<()> {
         let is_first = self.printed == 0;
         self.printed += 1;
+        self.is_flushed = false;
         match self.format {
             OutputFormat::Table | OutputFormat::Wide => {
                 if is_first {
@@ -60,7 +75,7 @@ impl<W: Write> Bans<W> {
                 to_yaml(&mut self.out, &[Labelled { label, ban }])?;
             }
         }
-        self.out.flush()
+        Ok(())
     }
 
     /// Prints the summary and ends; `text` is what is said of it beside a table.

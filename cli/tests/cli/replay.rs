@@ -1,6 +1,7 @@
 use std::{
     collections::BTreeSet,
     io::{BufRead as _, BufReader, Write as _},
+    process::Stdio,
 };
 
 use flate2::{Compression, write::GzEncoder};
@@ -251,11 +252,26 @@ fn whoever_stops_reading_ends_it_quietly() {
     folder.write("log", log.as_bytes());
     for arguments in [["replay", "-p", "p.yaml", "log"], ["explain", "-p", "p.yaml", "log"]] {
         let mut command = folder.command(&arguments);
-        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut first = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
         let output = child.wait_with_output().unwrap();
         assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()), "{arguments:?}");
     }
+}
+
+#[test]
+fn a_ban_is_told_before_more_lines_are_waited_for() {
+    let folder = Folder::with_policy("");
+    let mut command = folder.command(&["replay", "-p", "p.yaml"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut rows = BufReader::new(child.stdout.take().unwrap()).lines();
+    stdin.write_all(probes("203.0.113.7", 0).as_bytes()).unwrap();
+    assert!(rows.next().unwrap().unwrap().starts_with("CIDR"));
+    assert!(rows.next().unwrap().unwrap().starts_with("203.0.113.7/32"));
+    drop(stdin);
+    assert!(rows.next().is_none());
+    assert!(child.wait().unwrap().success());
 }
