@@ -30,9 +30,6 @@ use crate::{
     output::tell,
 };
 
-/// What is read at a time of one pod's log: there may be many.
-const BLOCK_BYTES: usize = 128 * 1024;
-
 /// Why the pods' logs can't be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -106,7 +103,7 @@ pub fn open(
             let reader = PodLog { runtime: runtime.clone(), log, bytes_read: bytes_read.clone() };
             let name = format!("pod {}, container {}", container.pod, container.container);
             let reader: Box<dyn Read> = Box::new(reader);
-            logs.push(Log { name, lines: Lines::new(reader, BLOCK_BYTES) });
+            logs.push(Log { name, lines: Lines::new(reader) });
         }
         Ok(Pods { logs, protected: protected(&client).await })
     })

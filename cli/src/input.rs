@@ -26,12 +26,6 @@ pub use self::{
 /// How the name of standard input is written.
 pub const STDIN: &str = "-";
 
-/// What is read at a time of one log: more than a core's first cache, and little beside its second.
-const BLOCK_BYTES: usize = 256 * 1024;
-
-/// The same where there are several.
-const SMALL_BLOCK_BYTES: usize = 128 * 1024;
-
 /// One log.
 pub struct Log {
     /// Its name, for messages.
@@ -104,11 +98,10 @@ pub fn or_stdin(paths: &[PathBuf]) -> Result<&[PathBuf], InputError> {
 
 /// Opens files, or standard input for `-`, and unpacks them where they are compressed.
 pub fn open(paths: &[PathBuf], bytes_read: &BytesRead) -> Result<Vec<Log>, InputError> {
-    let block_bytes = if paths.len() > 1 { SMALL_BLOCK_BYTES } else { BLOCK_BYTES };
-    paths.iter().map(|path| open_one(path, block_bytes, bytes_read)).collect()
+    paths.iter().map(|path| open_one(path, bytes_read)).collect()
 }
 
-fn open_one(path: &Path, block_bytes: usize, bytes_read: &BytesRead) -> Result<Log, InputError> {
+fn open_one(path: &Path, bytes_read: &BytesRead) -> Result<Log, InputError> {
     let is_stdin = path == Path::new(STDIN);
     let name = if is_stdin { "standard input".to_owned() } else { path.display().to_string() };
     let open = || {
@@ -116,7 +109,7 @@ fn open_one(path: &Path, block_bytes: usize, bytes_read: &BytesRead) -> Result<L
         unpack::unpack(Counted { raw, bytes_read: bytes_read.clone() })
     };
     match open() {
-        Ok(reader) => Ok(Log { name, lines: Lines::new(reader, block_bytes) }),
+        Ok(reader) => Ok(Log { name, lines: Lines::new(reader) }),
         Err(source) => Err(InputError::Open { name, source }),
     }
 }

@@ -11,7 +11,7 @@ use memchr::memchr;
 /// Of a longer line this much is handed over, so that whoever gets it sees that it is too long.
 const CUT_BYTES: usize = MAX_LINE_BYTES + 1;
 
-/// Read at a time: more was no quicker, and takes memory.
+/// Read at a time, or more: a larger block was no quicker, and takes memory.
 const READ_BYTES: usize = 64 * 1024;
 
 /// Cuts a stream into lines. Any byte but the newline is a line's own; the last line needs none.
@@ -25,9 +25,10 @@ pub struct Lines<R> {
 }
 
 impl<R: Read> Lines<R> {
-    /// Lines of `reader`, read in blocks of `block_bytes`, at least of two lines of the greatest length.
-    pub fn new(reader: R, block_bytes: usize) -> Self {
-        let block = vec![0; block_bytes.max(2 * CUT_BYTES)].into_boxed_slice();
+    /// Lines of `reader`.
+    pub fn new(reader: R) -> Self {
+        // Room for what is left of a line, at most as much as is handed over, and for what is read behind it.
+        let block = vec![0; CUT_BYTES + READ_BYTES].into_boxed_slice();
         Self { reader, block, rest: 0..0, line: 0..0, is_over: false }
     }
 
@@ -72,8 +73,7 @@ impl<R: Read> Lines<R> {
         }
         self.block.copy_within(self.rest.clone(), 0);
         self.rest = 0..self.rest.len();
-        let end = self.block.len().min(self.rest.end + READ_BYTES);
-        let count = read(&mut self.reader, &mut self.block[self.rest.end..end])?;
+        let count = read(&mut self.reader, &mut self.block[self.rest.end..])?;
         self.rest.end += count;
         self.is_over = count == 0;
         Ok(count > 0)
@@ -126,7 +126,7 @@ mod tests {
     }
 
     fn lines(text: &[u8], step: usize) -> Vec<Vec<u8>> {
-        let mut lines = Lines::new(Dripping(text, step), 0);
+        let mut lines = Lines::new(Dripping(text, step));
         let mut all = Vec::new();
         while lines.advance().unwrap() {
             all.push(lines.line().to_vec());

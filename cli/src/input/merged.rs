@@ -128,7 +128,7 @@ mod tests {
     fn merge(logs: &[String]) -> Vec<String> {
         let open = |(index, log): (usize, &String)| {
             let reader: Box<dyn Read> = Box::new(std::io::Cursor::new(log.clone().into_bytes()));
-            Log { name: index.to_string(), lines: Lines::new(reader, 0) }
+            Log { name: index.to_string(), lines: Lines::new(reader) }
         };
         let logs = logs.iter().enumerate().map(open).collect();
         let mut merged = Merged::new(logs, Some(Box::new(seconds))).unwrap();
