@@ -25,7 +25,19 @@ use crate::{condition, schema};
         name = "Observed",
         type_ = "date",
         json_path = ".status.observedAt",
-        description = "When the operator last looked for the cluster's own networks."
+        description = "When a leading operator last looked for the cluster's own networks; more than a minute ago, none is at work."
+    ),
+    printcolumn(
+        name = "Complete",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Complete\")].status",
+        description = "Whether all that was found is protected."
+    ),
+    printcolumn(
+        name = "Paused-Until",
+        type_ = "string",
+        json_path = ".spec.pausedUntil",
+        description = "Until when no node drops anything; a time that has passed means nothing."
     ),
     printcolumn(
         name = "Age",
@@ -34,12 +46,52 @@ use crate::{condition, schema};
         description = "Since when this object exists."
     )
 )]
+#[serde(rename_all = "camelCase")]
 pub struct ProtectedNetworksSpec {
     /// Your own networks: offices, monitoring, partners, CDNs in front of the gateway. Canonical CIDRs of any
     /// width, at most 1,024. Adding one lifts the bans that overlap it at once.
     #[serde(default)]
     #[schemars(schema_with = "up_to_1024")]
     pub cidrs: Vec<String>,
+    /// The way out when a ban locks your own people out: until this time no node drops anything, whatever is
+    /// banned. UTC in whole seconds, at most one hour ahead. Each node that is connected lets everybody pass
+    /// within a second, and drops again by its own clock when the time has passed; detection and bans go on
+    /// meanwhile. A time that has passed means nothing. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::utc_seconds")]
+    pub paused_until: Option<Time>,
+    /// Ports of the nodes and pods that answer banned sources too, at most 16. Default: none. The API server's
+    /// own addresses and ports always do and need not be listed. A port listed here is open to every attacker that
+    /// is banned: TCP 22 saves an administrator from being locked out of the nodes, and lets those who try SSH
+    /// passwords go on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "up_to_16_ports")]
+    pub failsafe_ports: Vec<FailsafePort>,
+}
+
+/// A port that answers banned sources too.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct FailsafePort {
+    /// `TCP` or `UDP`. Default TCP.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// The port that packets are addressed to, 1 to 65,535: what the node or pod listens on, after any translation
+    /// from a Service's or node's port.
+    #[schemars(schema_with = "port")]
+    pub port: u16,
+}
+
+/// A transport protocol with ports.
+#[derive(
+    Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize,
+)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Protocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
 }
 
 /// What the operator found.
@@ -51,7 +103,8 @@ pub struct ProtectedNetworksStatus {
     #[serde(default)]
     #[schemars(schema_with = "found")]
     pub cidrs: Vec<String>,
-    /// When the list was last found to differ or first written. Until it is there, no IPBan is admitted.
+    /// When the leading operator last looked, which it does every 20 seconds: a time of more than a minute ago
+    /// means that no operator is at work and nobody detects. Until it is there, no IPBan is admitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_at: Option<Time>,
     /// `Complete` says whether everything that was looked for could be read and had room in the list.
@@ -62,6 +115,19 @@ pub struct ProtectedNetworksStatus {
 
 fn up_to_1024(generator: &mut SchemaGenerator) -> Schema {
     schema::networks(generator, 1024)
+}
+
+fn port(_: &mut SchemaGenerator) -> Schema {
+    schemars::json_schema!({"type": "integer", "format": "int32", "minimum": 1, "maximum": 65535})
+}
+
+fn up_to_16_ports(generator: &mut SchemaGenerator) -> Schema {
+    schemars::json_schema!({
+        "type": "array",
+        "maxItems": 16,
+        "x-kubernetes-list-type": "atomic",
+        "items": generator.subschema_for::<FailsafePort>(),
+    })
 }
 
 fn found(_: &mut SchemaGenerator) -> Schema {
