@@ -15,12 +15,12 @@ use ip_sentry_core::{
     net::Source,
 };
 use ip_sentry_crd::{
-    ProbePolicy, ProtectedNetworks,
+    ProbePolicy,
     probe_policy::ProbePolicyStatus,
     targets::{self, Resolved},
 };
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -29,7 +29,7 @@ use crate::{
     lease::Deposed,
     metrics::{self, LeftOut, Metrics, PolicyLabel},
     policies::{PolicyJail, PolicyKey},
-    protected,
+    protected::keeper::{self, Found, Keeper},
     state::State,
     status,
     streams::{Reach, StreamState, Streams},
@@ -42,9 +42,6 @@ const GATHER: Duration = Duration::from_millis(50);
 const ROUND: Duration = Duration::from_secs(5);
 /// How often counters that changed are written, when no condition has.
 const COUNTERS: Duration = Duration::from_secs(30);
-/// How long `ProtectedNetworks/cluster` must be missing to be made anew: who installs is about to create it, and would
-/// find the name taken.
-const MISSING: Duration = Duration::from_secs(10);
 /// The longest time that a source stays in a jail's memory; liftings from before it need no telling.
 const LONGEST_WINDOW: SignedDuration = SignedDuration::from_hours(24);
 
@@ -58,12 +55,10 @@ pub struct Control {
     dirty: Arc<Notify>,
     /// Told when policies or protected networks have changed.
     changed: Vec<Arc<Notify>>,
-    protected: watch::Sender<Arc<ip_sentry_core::networks::Networks>>,
+    protected: Keeper,
     resolved: BTreeMap<PolicyKey, Resolved>,
     written: HashMap<PolicyKey, (ProbePolicyStatus, Instant)>,
     was_leading: bool,
-    /// Since when there has been no `ProtectedNetworks/cluster`.
-    missing_since: Option<Instant>,
 }
 
 impl Control {
@@ -76,7 +71,7 @@ impl Control {
         limits: Limits,
         dirty: Arc<Notify>,
         changed: Vec<Arc<Notify>>,
-        protected: watch::Sender<Arc<ip_sentry_core::networks::Networks>>,
+        protected: Keeper,
     ) -> Self {
         Self {
             state,
@@ -89,7 +84,6 @@ impl Control {
             resolved: BTreeMap::new(),
             written: HashMap::new(),
             was_leading: false,
-            missing_since: None,
         }
     }
 
@@ -138,41 +132,16 @@ impl Control {
     /// Reads what is protected, and as the leader writes what was found. Says whether it is known.
     async fn protect(&mut self, now: Timestamp, is_leading: bool) -> bool {
         let object = self.inventories.protected_networks();
-        if let Some(object) = &object
-            && protected::is_observed(object)
-        {
-            let networks = protected::in_force(object);
-            self.protected.send_if_modified(|known| {
-                let differs = **known != networks;
-                if differs {
-                    *known = Arc::new(networks);
-                }
-                differs
-            });
-        }
+        let is_known = self.protected.read(object.as_deref());
         if is_leading && self.inventories.is_cluster_known() {
-            let written = self.write_protected(object.as_deref(), now).await;
-            self.report("ProtectedNetworks", written);
+            let (networks, unread) = (self.inventories.discover(), self.inventories.unread());
+            let found = Found { networks: &networks, unread: &unread };
+            if let Some(due) = self.protected.due(object.as_deref(), &found, Instant::now(), now) {
+                let written = keeper::perform(&self.state.writer, &due).await;
+                self.report("ProtectedNetworks", written);
+            }
         }
-        object.is_some_and(|object| protected::is_observed(&object)) || !self.protected.borrow().is_empty()
-    }
-
-    async fn write_protected(
-        &mut self,
-        object: Option<&ProtectedNetworks>,
-        now: Timestamp,
-    ) -> Result<(), kube::Error> {
-        let Some(object) = object else {
-            let missing_since = *self.missing_since.get_or_insert_with(Instant::now);
-            let is_missing = missing_since.elapsed() >= MISSING;
-            return if is_missing { protected::create(&self.state.writer).await } else { Ok(()) };
-        };
-        self.missing_since = None;
-        let found = self.inventories.discover();
-        match protected::status(object, &found, &self.inventories.unread(), now) {
-            Some(status) => protected::write(&self.state.writer, &status).await,
-            None => Ok(()),
-        }
+        is_known
     }
 
     fn judge(&mut self, policies: &[ProbePolicy], now: Timestamp) {

@@ -1,6 +1,8 @@
 //! What is never banned: the cluster's own networks, found and written down by the leader, and what people
 //! add to them. Every replica reads the result back before it decides anything.
 
+pub mod keeper;
+
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use ip_sentry_core::{

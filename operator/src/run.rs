@@ -34,6 +34,7 @@ use crate::{
     lease::{Election, Timing, holder_id},
     metrics::{self, Metrics},
     policies::Policies,
+    protected::keeper::Keeper,
     publish::Publisher,
     state::State,
     streams::Streams,
@@ -87,8 +88,8 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
     let wakes = [dirty.clone(), for_docket.clone(), for_expiry.clone()];
     tokio::spawn(watch_bans(reader, state.clone(), wakes, shutdown.clone()));
     let changed = vec![for_docket.clone(), for_expiry.clone()];
-    let control =
-        Control::new(state.clone(), inventories, streams, limits, dirty.clone(), changed, announce_protected);
+    let keeper = Keeper::new(announce_protected);
+    let control = Control::new(state.clone(), inventories, streams, limits, dirty.clone(), changed, keeper);
     tasks.spawn(control.run(shutdown.clone()));
     tasks.spawn(Docket::new(state.clone(), for_docket.clone()).run(decided, shutdown.clone()));
     tasks.spawn(Expiry::new(state.clone(), for_expiry).run(shutdown.clone()));
