@@ -9,7 +9,7 @@
 //! 5. `judge` asks all of this and what narrows or exempts, and says whether the request is a hit. [`explain`] tells
 //!    a person why.
 //! 6. `window` counts the hits of one source, and says when they are enough.
-//! 7. [`jail`] does all of this for one policy and makes a [`decision::Decision`].
+//! 7. [`jail`] does all of this for one policy and makes a [`decision::Decision`]; `reason` puts into words why.
 //! 8. [`escalation`] says how long its ban lasts.
 //!
 //! The caller brings bytes and time stamps. Whoever sends requests to a gateway chooses most of those bytes, so
@@ -33,6 +33,7 @@ pub mod narrowing;
 mod pages;
 mod paths;
 pub mod policy;
+mod reason;
 pub mod record;
 mod samples;
 mod sources;

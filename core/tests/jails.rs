@@ -141,7 +141,7 @@ fn five_429_in_two_minutes_are_a_day() {
     assert_eq!(Court::first_ban(&draft, lines(121)), None);
     let mut court = Court::of(&draft);
     let decision = lines(120).into_iter().find_map(|(second, line)| court.hears(second, line)).unwrap();
-    assert_eq!(decision.reason, "any path, status 429");
+    assert_eq!(decision.reason, "5 hits: any path, status 429");
     assert_eq!(decision.expires_at(1), at(120 + 24 * HOUR));
     assert_eq!(decision.length(9), Duration::from_hours(24), "no escalation");
 }
@@ -171,6 +171,7 @@ fn fifteen_different_paths_that_are_not_there_in_two_minutes_are_two_hours() {
     assert_eq!(Court::first_ban(&draft, then_another), Some(5_015));
     let mut court = Court::of(&draft);
     let decision = lines(120).into_iter().find_map(|(second, line)| court.hears(second, line)).unwrap();
+    assert_eq!(decision.reason, "15 different paths, status 404");
     assert_eq!(decision.length(1), Duration::from_hours(2));
 }
 
@@ -199,6 +200,6 @@ fn three_failed_logins_in_an_hour_are_a_week_and_then_twice_that_up_to_four() {
     let mut court = Court::of(&draft);
     let decision = lines(9).into_iter().find_map(|(second, line)| court.hears(second, line)).unwrap();
     assert_eq!(decision.source.to_string(), "203.0.113.7/32");
-    assert_eq!(decision.reason, "any path");
+    assert_eq!(decision.reason, "3 hits: any path");
     assert_doubles(&draft, HOUR, &users[0]);
 }

@@ -1,6 +1,9 @@
 //! `IPBan`: one source that every node drops.
 
-use ip_sentry_core::detect::{decision::Decision, escalation::Ban};
+use ip_sentry_core::detect::{
+    decision::{self, Decision},
+    escalation::Ban,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -40,7 +43,7 @@ use crate::{condition, schema};
         name = "Reason",
         type_ = "string",
         json_path = ".spec.reason",
-        description = "The pattern that the source asked for, or what its author wrote."
+        description = "The threshold that was met, by hits on what; or what the author of a Manual ban wrote."
     ),
     printcolumn(
         name = "Hits",
@@ -104,7 +107,9 @@ pub struct IPBanSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::utc_seconds")]
     pub expires_at: Option<Time>,
-    /// Why: the pattern that was asked for, or your own words. At most 256 characters.
+    /// Why: the threshold that was met and the patterns that were hit (`2 different patterns: /wp-admin, /.env`,
+    /// `3 hits: /wp-admin`, `15 different paths, status 404`; at most three patterns are named, a literal one
+    /// without its anchor and escapes), or your own words. At most 256 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "reason")]
     pub reason: Option<String>,
@@ -135,6 +140,7 @@ impl IPBanSpec {
             offence: Some(i32::try_from(ban.offence).unwrap_or(i32::MAX)),
             evidence: Some(Evidence {
                 hits: i32::try_from(evidence.hits).unwrap_or(i32::MAX),
+                threshold: Some(evidence.threshold.into()),
                 first_seen: Time(evidence.first_seen),
                 last_seen: Time(evidence.last_seen),
                 samples: evidence.samples.clone(),
@@ -170,6 +176,10 @@ pub struct Evidence {
     /// Hits counted in the window.
     #[schemars(schema_with = "hits")]
     pub hits: i32,
+    /// The threshold of the policy that they met: `Hits` (threshold), `UniquePatterns` (uniquePatternThreshold) or
+    /// `UniquePaths` (uniquePathThreshold).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<Threshold>,
     /// The log's time of the first of them.
     pub first_seen: Time,
     /// The log's time of the last of them. The ban lasts from here on.
@@ -178,6 +188,27 @@ pub struct Evidence {
     #[serde(default)]
     #[schemars(schema_with = "samples")]
     pub samples: Vec<String>,
+}
+
+/// A threshold of a policy.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum Threshold {
+    /// `threshold`: hits.
+    Hits,
+    /// `uniquePatternThreshold`: different patterns.
+    UniquePatterns,
+    /// `uniquePathThreshold`: different paths.
+    UniquePaths,
+}
+
+impl From<decision::Threshold> for Threshold {
+    fn from(threshold: decision::Threshold) -> Self {
+        match threshold {
+            decision::Threshold::Hits => Self::Hits,
+            decision::Threshold::UniquePatterns => Self::UniquePatterns,
+            decision::Threshold::UniquePaths => Self::UniquePaths,
+        }
+    }
 }
 
 /// What the operator says of a ban, written only where the ban is not enforced.

@@ -199,11 +199,10 @@ impl Docket {
             Outcome::Earned(decision) if !policy.enforces() => {
                 state.tell_if_leading(&policy, What::WouldBan, None, || {
                     let escalation::Ban { offence, length, expires_at: end } = sentence(state, &decision);
-                    let (source, hits, reason) = (decision.source, decision.evidence.hits, &decision.reason);
+                    let (source, reason) = (decision.source, &decision.reason);
                     let length = GatewayDuration::from(length);
                     format!(
-                        "Shadow: {source} would be banned for {length} until {end}: {hits} hits, {reason}, \
-                         offence {offence}"
+                        "Shadow: {source} would be banned for {length} until {end}: {reason}; offence {offence}"
                     )
                 });
             }
@@ -356,7 +355,10 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
-    use ip_sentry_core::detect::{decision::Evidence, escalation::BanTime};
+    use ip_sentry_core::detect::{
+        decision::{Evidence, Threshold},
+        escalation::BanTime,
+    };
 
     use super::*;
 
@@ -368,7 +370,13 @@ mod tests {
         Decision {
             source: "203.0.113.7/32".parse().unwrap(),
             reason: String::new(),
-            evidence: Evidence { hits: 3, first_seen: at(90), last_seen: at(100), samples: Vec::new() },
+            evidence: Evidence {
+                hits: 3,
+                threshold: Threshold::Hits,
+                first_seen: at(90),
+                last_seen: at(100),
+                samples: Vec::new(),
+            },
             ban_time: BanTime { first: Duration::from_secs(100), escalation: None },
         }
     }

@@ -179,7 +179,7 @@ mod tests {
     use std::time::Duration;
 
     use ip_sentry_core::detect::{
-        decision::Evidence,
+        decision::{Evidence, Threshold},
         escalation::{BanTime, Escalation},
     };
     use proptest::prelude::*;
@@ -205,6 +205,7 @@ mod tests {
             reason: String::new(),
             evidence: Evidence {
                 hits: 3,
+                threshold: Threshold::Hits,
                 first_seen: at(last_seen - 1),
                 last_seen: at(last_seen),
                 samples: Vec::new(),

@@ -237,6 +237,7 @@ mod tests {
             reason: "^/wp-admin".into(),
             evidence: decision::Evidence {
                 hits: 3,
+                threshold: decision::Threshold::Hits,
                 first_seen: at(90),
                 last_seen: at(100),
                 samples: vec!["GET /wp-admin/ 404".into()],
@@ -292,6 +293,7 @@ mod tests {
                     "offence": 2,
                     "evidence": {
                         "hits": 3,
+                        "threshold": "Hits",
                         "firstSeen": "1970-01-01T00:01:30Z",
                         "lastSeen": "1970-01-01T00:01:40Z",
                         "samples": ["GET /wp-admin/ 404"],

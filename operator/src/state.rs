@@ -89,8 +89,7 @@ impl State {
             hits = evidence.hits, offence, until = %end, "banned"
         );
         self.tell_if_leading(policy, What::IPBanned, Some(&source.ban_name()), || {
-            let (hits, reason) = (evidence.hits, &decision.reason);
-            format!("{source} is banned until {end}: {hits} hits, {reason}, offence {offence}")
+            format!("{source} is banned until {end}: {}; offence {offence}", decision.reason)
         });
     }
 

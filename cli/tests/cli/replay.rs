@@ -129,10 +129,10 @@ CIDR                   BANNED AT             UNTIL                 HITS  OFFENCE
     let ban = json!({
         "apiVersion": "ipsentry.dev/v1alpha1", "kind": "IPBan", "metadata": {"name": "203.0.113.7"},
         "spec": {
-            "cidr": "203.0.113.7/32", "origin": "Detected", "reason": "^/\\.env", "offence": 1,
+            "cidr": "203.0.113.7/32", "origin": "Detected", "reason": "3 hits: /.env", "offence": 1,
             "expiresAt": "2026-11-23T10:00:02Z", "policyRef": {"namespace": "web", "name": "gw"},
             "evidence": {
-                "hits": 3, "firstSeen": "2026-11-22T10:00:00Z", "lastSeen": "2026-11-22T10:00:02Z",
+                "hits": 3, "threshold": "Hits", "firstSeen": "2026-11-22T10:00:00Z", "lastSeen": "2026-11-22T10:00:02Z",
                 "samples": ["GET /.env 404", "GET /.env 404", "GET /.env 404"],
             },
         },

@@ -46,8 +46,8 @@ pub enum Verdict {
 pub struct Decision {
     /// Whom to ban.
     pub source: Source,
-    /// What the last line was a hit on, of at most [`MAX_TEXT_CHARS`]: the lowest-numbered pattern that it matched, or
-    /// what the policy looks for in any path, such as `any path, status 404`.
+    /// Which threshold was met, by hits on what, in at most [`MAX_TEXT_CHARS`]: `2 different patterns: /wp-admin,
+    /// /.env`, `3 hits: any path, status 404`, `15 different paths`.
     pub reason: String,
     /// What speaks against the source.
     pub evidence: Evidence,
@@ -70,11 +70,24 @@ impl Decision {
     }
 }
 
+/// What a policy counts to, each within its window.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Threshold {
+    /// Hits, `threshold`.
+    Hits,
+    /// Different patterns, `uniquePatternThreshold`.
+    UniquePatterns,
+    /// Different paths, `uniquePathThreshold`.
+    UniquePaths,
+}
+
 /// The hits of one window.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Evidence {
     /// How many.
     pub hits: u32,
+    /// The threshold that they met, the first in the order of [`Threshold`] where they met several at once.
+    pub threshold: Threshold,
     /// When the oldest was logged, to the microsecond.
     pub first_seen: Timestamp,
     /// When the newest was logged, to the microsecond.

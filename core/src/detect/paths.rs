@@ -5,10 +5,13 @@ use super::{
     target::{MAX_TARGET_BYTES, Normaliser},
 };
 
+/// How every path is called.
+pub(super) const ANY_PATH: &str = "any path";
+
 /// What a policy's `match` says of paths.
 #[derive(Clone, Debug)]
 pub(super) enum Paths {
-    /// Every path, as number 0, with what the policy looks for in words.
+    /// Every path, as number 0, with what the policy looks for in words: [`ANY_PATH`], and what narrows it.
     Any(Box<str>),
     /// Those of patterns.
     Matching(Box<Matcher>),

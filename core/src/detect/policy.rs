@@ -15,7 +15,7 @@ use super::{
     judge::Rules,
     matcher::{Matcher, PatternError},
     narrowing::{self, EntryError, Narrowing},
-    paths::Paths,
+    paths::{ANY_PATH, Paths},
     target::Normaliser,
     window::Thresholds,
 };
@@ -339,7 +339,7 @@ fn paths(draft: &PolicyDraft, fields: Fields) -> Result<Paths, PolicyError> {
             FormatDraft::Json(_) => FormatError::NoPath,
             _ => LineRegexError::NoGroup("path").into(),
         })),
-        (true, false) => Ok(Paths::Any(format!("any path{}", narrowing::in_words(draft)).into())),
+        (true, false) => Ok(Paths::Any(format!("{ANY_PATH}{}", narrowing::in_words(draft)).into())),
         (false, true) => {
             let from_catalogues: Vec<&str> =
                 draft.catalogues.iter().flat_map(|catalogue| catalogue.patterns()).copied().collect();

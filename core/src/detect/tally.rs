@@ -8,10 +8,11 @@ use memchr::memmem;
 use super::{
     counters::Counters,
     date::Dates,
-    decision::{self, Decision, Evidence, MAX_SAMPLES, Verdict},
+    decision::{Decision, Evidence, MAX_SAMPLES, Threshold, Verdict},
     forgiven::Forgiven,
     jail::Limits,
     judge::{Client, Judgement, Rules},
+    reason,
     record::{Record, RecordError},
     samples::Samples,
     sources::Sources,
@@ -179,8 +180,8 @@ impl Tally {
                 Verdict::Stale
             }
             Count::Below => Verdict::Counted,
-            Count::Earned(hits) => {
-                let decision = self.decide(source, pattern, &hits);
+            Count::Earned(threshold, hits) => {
+                let decision = self.decide(source, threshold, &hits);
                 if protected.overlaps(&source.network()) {
                     self.counters.shielded += 1;
                     Verdict::Shielded(decision)
@@ -192,7 +193,7 @@ impl Tally {
         }
     }
 
-    fn decide(&self, source: Source, pattern: u16, hits: &[Hit]) -> Decision {
+    fn decide(&self, source: Source, threshold: Threshold, hits: &[Hit]) -> Decision {
         let at = |hit: Option<&Hit>| {
             hit.and_then(|hit| Timestamp::from_microsecond(hit.at).ok()).unwrap_or(Timestamp::UNIX_EPOCH)
         };
@@ -202,9 +203,10 @@ impl Tally {
         samples.reverse();
         Decision {
             source,
-            reason: self.rules.paths.text(pattern).chars().take(decision::MAX_TEXT_CHARS).collect(),
+            reason: reason::reason(threshold, hits, &self.rules.paths),
             evidence: Evidence {
                 hits: u32::try_from(hits.len()).unwrap_or(u32::MAX),
+                threshold,
                 first_seen: at(hits.first()),
                 last_seen: at(hits.last()),
                 samples,

@@ -9,6 +9,8 @@ use std::{collections::HashMap, hash::Hash};
 
 use smallvec::SmallVec;
 
+use super::decision::Threshold;
+
 /// One hit, as small as it goes: a source is remembered for 80 bytes with two of them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Hit {
@@ -54,8 +56,8 @@ pub(super) enum Count {
     Stale,
     /// Not enough yet.
     Below,
-    /// Enough; these are the hits of the window, oldest first. The counts start anew.
-    Earned(Vec<Hit>),
+    /// Enough: the threshold that was met, and the hits of the window, oldest first. The counts start over.
+    Earned(Threshold, Vec<Hit>),
 }
 
 /// The hits of one source that may still matter, oldest first.
@@ -77,18 +79,10 @@ impl Hits {
         }
         let index = self.0.partition_point(|kept| kept.at <= hit.at);
         self.0.insert(index, hit);
-        let start = self
-            .enough_hits(index, thresholds)
-            .or_else(|| {
-                self.enough_different(index, thresholds.unique_patterns, thresholds.window, |hit| hit.pattern)
-            })
-            .or_else(|| {
-                self.enough_different(index, thresholds.unique_paths, thresholds.window, |hit| hit.path)
-            });
-        if let Some(start) = start {
+        if let Some((threshold, start)) = self.enough(index, thresholds) {
             let window = self.window_from(start, thresholds).to_vec();
             self.0 = SmallVec::new();
-            return Count::Earned(window);
+            return Count::Earned(threshold, window);
         }
         if thresholds.hits == 0 {
             self.thin_around(index, thresholds);
@@ -105,6 +99,18 @@ impl Hits {
         }
         let over = (self.0.len() + 1).saturating_sub(thresholds.kept());
         self.0.drain(..over);
+    }
+
+    /// The first threshold that a window with the new hit at `index` meets, and the start of that window.
+    fn enough(&self, index: usize, thresholds: &Thresholds) -> Option<(Threshold, usize)> {
+        let &Thresholds { unique_patterns, unique_paths, window, .. } = thresholds;
+        let met = |threshold| move |start| (threshold, start);
+        let hits = || self.enough_hits(index, thresholds);
+        let patterns = || self.enough_different(index, unique_patterns, window, |hit| hit.pattern);
+        let paths = || self.enough_different(index, unique_paths, window, |hit| hit.path);
+        (hits().map(met(Threshold::Hits)))
+            .or_else(|| patterns().map(met(Threshold::UniquePatterns)))
+            .or_else(|| paths().map(met(Threshold::UniquePaths)))
     }
 
     /// The start of a window with enough hits, the new one at `index` among them.

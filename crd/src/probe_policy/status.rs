@@ -52,7 +52,7 @@ pub struct LastBan {
     pub cidr: String,
     /// The log's time of its last hit.
     pub at: Time,
-    /// The pattern that it asked for.
+    /// The threshold that it met, by hits on what: as in the ban's `spec.reason`.
     pub reason: String,
     /// Whether it was banned, or in mode Shadow let go.
     pub enforced: bool,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ip_sentry_core::detect::{
-    decision::{Decision, Evidence},
+    decision::{Decision, Evidence, Threshold},
     escalation::{self, BanTime, PastBans},
 };
 use ip_sentry_crd::{IPBan, ip_ban::Origin, manifest};
@@ -58,6 +58,7 @@ fn decision(address: &str, expires_at: Timestamp) -> Decision {
         reason: "^/wp-admin".into(),
         evidence: Evidence {
             hits: 3,
+            threshold: Threshold::Hits,
             first_seen: second(-10),
             last_seen,
             samples: vec!["GET /wp-admin/ 404".into()],

@@ -54,7 +54,9 @@ fn three_hits_of_one_pattern_earn_a_ban_that_both_nodes_enforce() {
         scenario.dropped(&prober, prober.address_towards(front)?, &bystander, &gateway).await?;
 
         let spec = ban.spec;
-        ensure!(spec.cidr == prober.ipv4().to_string() && spec.reason.as_deref() == Some("^/wp-admin"));
+        ensure!(
+            spec.cidr == prober.ipv4().to_string() && spec.reason.as_deref() == Some("3 hits: /wp-admin")
+        );
         let expires_at = spec.expires_at.map(|end| end.0).unwrap_or_default();
         let day = expires_at.duration_since(begun);
         ensure!((day - SignedDuration::from_hours(24)).abs() < SignedDuration::from_mins(1), "{day:#}");

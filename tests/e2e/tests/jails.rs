@@ -59,7 +59,11 @@ fn a_storm_of_404s_is_banned_by_its_different_paths() {
         scanner.probe(front, &paths).await?;
 
         let ban = scenario.banned(scanner.ipv4()).await?;
-        ensure!(ban.spec.reason.as_deref() == Some("any path, status 404"), "{:?}", ban.spec.reason);
+        ensure!(
+            ban.spec.reason.as_deref() == Some("15 different paths, status 404"),
+            "{:?}",
+            ban.spec.reason
+        );
         ensure!(ban.spec.evidence.as_ref().is_some_and(|evidence| evidence.hits == 15), "{:?}", ban.spec);
         ensure!(length(&ban)? == 2 * 3600, "{} s", length(&ban)?);
         scenario.dropped(&scanner, scanner.address_towards(front)?, &visitor, &gateway).await?;
@@ -79,8 +83,8 @@ fn whom_the_gateway_refuses_or_slows_down_again_and_again_is_banned() {
         let front = gateway.through(Node::Two, false);
         // (path, requests that earn nothing yet, their last status, reason, days of the ban)
         for (path, patience, status, reason, days) in [
-            ("/private/report", 2, 403, "any path, status 403", 7),
-            ("/login", 5, 429, "any path, status 429", 1), // the first of them is let in
+            ("/private/report", 2, 403, "3 hits: any path, status 403", 7),
+            ("/login", 5, 429, "5 hits: any path, status 429", 1), // the first of them is let in
         ] {
             let client = scenario.client().await?;
             for request in 1..=patience {
@@ -128,7 +132,7 @@ fn failed_logins_to_a_server_without_paths_are_banned_and_a_forged_address_is_no
         })
         .await?;
         ensure!(
-            ban.spec.reason.as_deref() == Some("any path") && length(&ban)? == 7 * 86_400,
+            ban.spec.reason.as_deref() == Some("3 hits: any path") && length(&ban)? == 7 * 86_400,
             "{:?}",
             ban.spec
         );

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::detect::decision::Evidence;
+use crate::detect::decision::{Evidence, Threshold};
 
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
@@ -21,7 +21,8 @@ fn source(host: u32) -> Source {
 
 fn decision(source: Source, last_seen: i64, ban_time: BanTime) -> Decision {
     let [first_seen, last_seen] = [last_seen - 1, last_seen].map(at);
-    let evidence = Evidence { hits: 3, first_seen, last_seen, samples: Vec::new() };
+    let evidence =
+        Evidence { hits: 3, threshold: Threshold::Hits, first_seen, last_seen, samples: Vec::new() };
     Decision { source, reason: String::new(), evidence, ban_time }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::detect::{
     client_ip::{ClientIpDraft, ClientIpHeader, NoClient},
-    decision::{Decision, Evidence},
+    decision::{Decision, Evidence, Threshold},
     escalation::{BanTime, Escalation},
     format::FormatDraft,
     policy::{PolicyDraft, PrivateClients},
@@ -59,9 +59,10 @@ fn three_hits_earn_a_ban_that_says_why() {
     assert_eq!(verdicts[..4], [Verdict::Counted, Verdict::Miss, Verdict::Counted, Verdict::Counted]);
     let expect = Decision {
         source: "203.0.113.7/32".parse().unwrap(),
-        reason: "^/wp-admin".to_owned(),
+        reason: "3 hits: /wp-admin".to_owned(),
         evidence: Evidence {
             hits: 3,
+            threshold: Threshold::Hits,
             first_seen: at("10:01:00"),
             last_seen: at("10:02:00.5"),
             samples: ["/wp-admin/x", "/wp-admin/y", "/wp-admin/"]
@@ -75,12 +76,22 @@ fn three_hits_earn_a_ban_that_says_why() {
 }
 
 #[test]
-fn two_different_patterns_earn_a_ban_and_the_last_line_s_lowest_pattern_is_the_reason() {
+fn two_different_patterns_earn_a_ban_and_the_reason_names_the_lowest_that_each_line_matches() {
     let patterns = vec!["admin".to_owned()];
     let mut jail = jail(&PolicyDraft { patterns, ..PolicyDraft::default() });
     let verdicts = watch(&mut jail, "203.0.113.7", &[("10:00:00", "/.env"), ("10:02:00", "/phpmyadmin")]);
     assert_eq!(verdicts[0], Verdict::Counted);
-    assert_eq!(earned(&verdicts[1]).reason, "^/phpmyadmin");
+    assert_eq!(earned(&verdicts[1]).reason, "2 different patterns: /.env, /phpmyadmin");
+}
+
+#[test]
+fn the_reason_is_the_same_whichever_of_one_instant_s_hits_was_read_first() {
+    let hits = [("10:00:00", "/.env"), ("10:00:00", "/wp-admin")];
+    let reasons = [hits, [hits[1], hits[0]]].map(|hits| {
+        let verdicts = watch(&mut jail(&PolicyDraft::default()), "203.0.113.7", &hits);
+        earned(&verdicts[1]).reason.clone()
+    });
+    assert_eq!(reasons, ["2 different patterns: /wp-admin, /.env"; 2]);
 }
 
 #[test]
@@ -353,7 +364,7 @@ fn any_path_is_a_hit_and_the_reason_says_what_is_looked_for() {
     let requests = [("10:00:00", "/a"), ("10:00:01", "/b?x"), ("10:00:02", "//c")];
     let verdicts = watch(&mut jail, "203.0.113.7", &requests);
     assert_eq!(verdicts[..2], [Verdict::Counted, Verdict::Counted]);
-    assert_eq!(earned(&verdicts[2]).reason, "any path, status 404");
+    assert_eq!(earned(&verdicts[2]).reason, "3 hits: any path, status 404");
     assert_eq!(earned(&verdicts[2]).evidence.samples, ["GET /a 404", "GET /b 404", "GET //c 404"]);
 }
 

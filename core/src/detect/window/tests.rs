@@ -19,7 +19,7 @@ fn counts(hits: &[(i64, u16, u64)], thresholds: &Thresholds) -> String {
     let letter = |&new: &(i64, u16, u64)| match kept.count(hit(new), thresholds) {
         Count::Below => '.',
         Count::Stale => 's',
-        Count::Earned(_) => 'E',
+        Count::Earned(..) => 'E',
     };
     hits.iter().map(letter).collect()
 }
@@ -62,8 +62,8 @@ fn without_a_threshold_on_hits_a_flood_takes_no_memory_and_hides_nothing() {
         assert_eq!(hits.count(hit((at, 8, 8)), &thresholds), Count::Below);
         assert!(hits.len() <= 4);
     }
-    assert!(matches!(hits.clone().count(hit((10_000, 7, 8)), &thresholds), Count::Earned(_)));
-    assert!(matches!(hits.count(hit((10_000, 8, 7)), &thresholds), Count::Earned(_)));
+    assert!(matches!(hits.clone().count(hit((10_000, 7, 8)), &thresholds), Count::Earned(..)));
+    assert!(matches!(hits.count(hit((10_000, 8, 7)), &thresholds), Count::Earned(..)));
 }
 
 #[test]
@@ -72,14 +72,14 @@ fn a_lowered_threshold_holds_from_the_next_hit_on() {
     for at in 0..9 {
         hits.count(hit((at, 1, 1)), &thresholds([100, 0, 0], 120));
     }
-    let Count::Earned(window) = hits.clone().count(hit((9, 1, 1)), &thresholds([2, 0, 0], 120)) else {
+    let Count::Earned(_, window) = hits.clone().count(hit((9, 1, 1)), &thresholds([2, 0, 0], 120)) else {
         panic!("no ban")
     };
     assert!(window.iter().any(|hit| hit.at == 9));
     let on_paths = thresholds([0, 0, 2], 120);
     assert_eq!(hits.count(hit((9, 1, 1)), &on_paths), Count::Below);
     assert!(hits.len() <= on_paths.kept());
-    assert!(matches!(hits.count(hit((10, 1, 2)), &on_paths), Count::Earned(_)));
+    assert!(matches!(hits.count(hit((10, 1, 2)), &on_paths), Count::Earned(..)));
 }
 
 /// Every accepted hit since the last ban, and every window looked at.
@@ -118,6 +118,16 @@ fn is_enough(window: &[&Hit], thresholds: &Thresholds) -> bool {
     ]
     .into_iter()
     .any(|(threshold, count)| threshold > 0 && count >= threshold)
+}
+
+/// Those thresholds with all but one turned off.
+fn only(threshold: Threshold, all: Thresholds) -> Thresholds {
+    let off = Thresholds { hits: 0, unique_patterns: 0, unique_paths: 0, ..all };
+    match threshold {
+        Threshold::Hits => Thresholds { hits: all.hits, ..off },
+        Threshold::UniquePatterns => Thresholds { unique_patterns: all.unique_patterns, ..off },
+        Threshold::UniquePaths => Thresholds { unique_paths: all.unique_paths, ..off },
+    }
 }
 
 /// Thresholds of which one at least is on.
@@ -165,11 +175,11 @@ proptest! {
     ) {
         let mut kept = Hits::default();
         for new in hits.into_iter().map(hit) {
-            if let Count::Earned(window) = kept.count(new, &thresholds) {
+            if let Count::Earned(threshold, window) = kept.count(new, &thresholds) {
                 prop_assert!(window.contains(&new));
                 prop_assert!(window.is_sorted_by_key(|hit| hit.at));
                 prop_assert!(window[window.len() - 1].at - window[0].at <= thresholds.window);
-                prop_assert!(is_enough(&window.iter().collect::<Vec<_>>(), &thresholds));
+                prop_assert!(is_enough(&window.iter().collect::<Vec<_>>(), &only(threshold, thresholds)));
                 prop_assert_eq!(kept.len(), 0);
             }
             prop_assert!(kept.len() <= thresholds.kept());
