@@ -100,7 +100,7 @@ mod tests {
         let patterns = matching(&PATTERNS);
         let any = |narrowing: &str| Paths::Any(format!("any path{narrowing}").into());
         #[rustfmt::skip]
-        let table: &[(Threshold, &[(u16, u64)], &Paths, &str)] = &[
+        let table: [(_, &[_], _, _); 13] = [
             (UniquePatterns, &[(0, 1), (1, 2)],         &patterns,              "2 different patterns: /wp-admin, /.env"),
             (UniquePatterns, &[(1, 2), (0, 1)],         &patterns,              "2 different patterns: /wp-admin, /.env"),
             (UniquePatterns, &[(2, 2), (3, 1), (2, 1)], &patterns,              r"2 different patterns: ^/a|^/b, \.php$"),
@@ -116,7 +116,7 @@ mod tests {
             (UniquePaths,    &[(0, 1), (0, 2)],         &patterns,              "2 different paths: /wp-admin"),
         ];
         for (threshold, of, paths, expect) in table {
-            assert_eq!(reason(*threshold, &hits(of), paths), *expect);
+            assert_eq!(reason(threshold, &hits(of), paths), expect);
         }
     }
 
