@@ -42,16 +42,16 @@ pub use status::{LastBan, ProbePolicyStatus};
         description = "Enforce or Shadow."
     ),
     printcolumn(
-        name = "Accepted",
+        name = "Ready",
         type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Accepted\")].status",
-        description = "Whether the policy as written is in force."
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Whether the policy as written is in force, and its targets' logs are read and understood."
     ),
     printcolumn(
-        name = "Parsed",
+        name = "Reason",
         type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"LogsParsed\")].status",
-        description = "Whether the log's lines have the policy's format."
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
+        description = "Why it is not Ready."
     ),
     printcolumn(
         name = "Streams",
@@ -63,13 +63,39 @@ pub use status::{LastBan, ProbePolicyStatus};
         name = "Hits",
         type_ = "integer",
         json_path = ".status.hits",
-        description = "Hits since status.countersSince."
+        description = "Requests that matched and counted, since COUNTED: they start over when another replica of the operator leads."
     ),
     printcolumn(
         name = "Bans",
         type_ = "integer",
         json_path = ".status.bans",
-        description = "Bans since status.countersSince; in mode Shadow the ones it would have made."
+        description = "Sources that earned a ban, since COUNTED; in mode Shadow they were let go. Those in force: kubectl get ipbans --field-selector spec.policyRef.name=NAME"
+    ),
+    printcolumn(
+        name = "Counted",
+        type_ = "date",
+        json_path = ".status.countersSince",
+        description = "For how long HITS and BANS have been counted."
+    ),
+    printcolumn(
+        name = "Observed",
+        type_ = "date",
+        json_path = ".status.observedAt",
+        description = "How long ago the operator last looked at it. More than a minute: nobody is detected."
+    ),
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        priority = 1,
+        json_path = ".status.conditions[?(@.type==\"Accepted\")].status",
+        description = "Whether the policy as written is in force."
+    ),
+    printcolumn(
+        name = "Parsed",
+        type_ = "string",
+        priority = 1,
+        json_path = ".status.conditions[?(@.type==\"LogsParsed\")].status",
+        description = "Whether the log's lines have the policy's format."
     ),
     printcolumn(
         name = "Target",

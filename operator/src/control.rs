@@ -16,7 +16,6 @@ use ip_sentry_core::{
 };
 use ip_sentry_crd::{
     ProbePolicy,
-    probe_policy::ProbePolicyStatus,
     targets::{self, Resolved},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -25,13 +24,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     bans::DELETION_SLACK,
+    events::What,
     inventory::Inventories,
     lease::Deposed,
     metrics::{self, LeftOut, Metrics, PolicyLabel},
     policies::{PolicyJail, PolicyKey},
     protected::keeper::{self, Found, Keeper},
     state::State,
-    status,
+    status::{self, due::Written},
     streams::{Reach, StreamState, Streams},
     tail::Container,
 };
@@ -40,8 +40,6 @@ use crate::{
 const GATHER: Duration = Duration::from_millis(50);
 /// The longest time between two rounds.
 const ROUND: Duration = Duration::from_secs(5);
-/// How often counters that changed are written, when no condition has.
-const COUNTERS: Duration = Duration::from_secs(30);
 /// The longest time that a source stays in a jail's memory; liftings from before it need no telling.
 const LONGEST_WINDOW: SignedDuration = SignedDuration::from_hours(24);
 
@@ -57,7 +55,7 @@ pub struct Control {
     changed: Vec<Arc<Notify>>,
     protected: Keeper,
     resolved: BTreeMap<PolicyKey, Resolved>,
-    written: HashMap<PolicyKey, (ProbePolicyStatus, Instant)>,
+    written: Written,
     was_leading: bool,
 }
 
@@ -82,7 +80,7 @@ impl Control {
             changed,
             protected,
             resolved: BTreeMap::new(),
-            written: HashMap::new(),
+            written: Written::new(Instant::now()),
             was_leading: false,
         }
     }
@@ -186,15 +184,15 @@ impl Control {
         }
     }
 
-    /// Writes each policy's status where a condition has changed, or a counter and it has been a while.
+    /// Writes the statuses that are due, and tells of each policy that has just become unready.
     async fn tell(&mut self, objects: &[ProbePolicy], now: Timestamp, is_leading: bool) {
         if !is_leading {
             return;
         }
-        let mut due = Vec::new();
+        let mut all = Vec::new();
+        let mut news = HashMap::new();
         {
             let policies = self.state.policies();
-            self.written.retain(|key, _| policies.iter().any(|(known, _)| known == key));
             for (key, entry) in policies.iter() {
                 let nothing = Resolved::unknown();
                 let held_back = self.state.held_back.load(Ordering::Relaxed);
@@ -221,28 +219,22 @@ impl Control {
                     old,
                     now,
                 );
-                if self.is_due(key, &status) {
-                    due.push((key.clone(), status));
+                let said = self.written.last(key).map_or(old, |status| &status.conditions);
+                if let Some(why) = status::unready(said, &status.conditions) {
+                    news.insert(key.clone(), (entry.uid.clone(), format!("not ready: {why}")));
                 }
+                all.push((key.clone(), status));
             }
         }
-        for (key, status) in due {
+        for (key, status) in self.written.due(all, Instant::now()) {
             let written = status::write(&self.state.writer, &key, &status).await;
             if written.is_ok() {
-                self.written.insert(key, (status, Instant::now()));
+                if let Some((uid, note)) = news.remove(&key) {
+                    self.state.events.tell(&key, uid, What::NotReady, None, note);
+                }
+                self.written.wrote(key, status, Instant::now());
             }
             self.report("ProbePolicy", written);
-        }
-    }
-
-    fn is_due(&self, key: &PolicyKey, status: &ProbePolicyStatus) -> bool {
-        match self.written.get(key) {
-            None => true,
-            Some((known, at)) => {
-                known.conditions != status.conditions
-                    || known.streams != status.streams
-                    || (known != status && at.elapsed() >= COUNTERS)
-            }
         }
     }
 

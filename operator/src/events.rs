@@ -43,6 +43,8 @@ pub enum What {
     BanSkippedProtected,
     /// The API server refused a ban.
     BanRefused,
+    /// The policy doesn't work, or only by its last good version.
+    NotReady,
 }
 
 impl What {
@@ -54,11 +56,12 @@ impl What {
             Self::BanLifted => "BanLifted",
             Self::BanSkippedProtected => "BanSkippedProtected",
             Self::BanRefused => "BanRefused",
+            Self::NotReady => "NotReady",
         }
     }
 
     const fn is_warning(self) -> bool {
-        matches!(self, Self::BanSkippedProtected | Self::BanRefused)
+        matches!(self, Self::BanSkippedProtected | Self::BanRefused | Self::NotReady)
     }
 }
 

@@ -156,7 +156,8 @@ pub struct Entry {
     pub accepted: Finding,
     /// The generation that was judged.
     pub generation: Option<i64>,
-    uid: Option<String>,
+    /// The object's identity.
+    pub uid: Option<String>,
 }
 
 /// Every policy.

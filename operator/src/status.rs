@@ -1,6 +1,9 @@
 //! What a policy's status says: conditions from what was found, counters from its jail.
 //!
-//! Pure findings first, then the one function that writes them.
+//! Pure findings first, then the one function that writes them. [`ready`] sums them up, [`due`] says when to write.
+
+pub mod due;
+mod ready;
 
 use std::time::Duration;
 
@@ -25,6 +28,8 @@ use crate::{
     tail::{Container, Failure},
 };
 
+pub use self::ready::unready;
+
 /// Everything that a policy's status is told from.
 pub struct Facts<'a> {
     /// The policy and its jail.
@@ -46,11 +51,16 @@ pub fn status(facts: &Facts<'_>, old: &[Condition], now: Timestamp) -> ProbePoli
     let counters = jail.map(|jail| jail.jail().counters().clone()).unwrap_or_default();
     let recent = jail.map(|jail| jail.recent()).unwrap_or_default();
     let sample = jail.and_then(|jail| jail.jail().unparsed_sample());
+    let [accepted, resolved] = [&facts.entry.accepted, &facts.resolved.finding];
+    let [streaming, parsed] = [streaming(facts.streams), parsed(recent, sample.as_deref())];
+    let open = facts.streams.iter().filter(|state| **state == StreamState::Open).count();
+    let enforces = jail.is_some_and(|jail| jail.enforces());
     let findings = [
-        facts.entry.accepted.clone(),
-        facts.resolved.finding.clone(),
-        streaming(facts.streams),
-        parsed(recent, sample.as_deref()),
+        ready::ready([accepted, resolved, &streaming, &parsed], open, enforces),
+        accepted.clone(),
+        resolved.clone(),
+        streaming,
+        parsed,
         window_complete(facts.entry.window, facts.entry.kept_since, facts.reaches, now),
         client_ip_preserved(recent, &facts.resolved.hiding_services),
         bans_effective(jail.and_then(|jail| jail.seen_banned(now))),
@@ -59,6 +69,7 @@ pub fn status(facts: &Facts<'_>, old: &[Condition], now: Timestamp) -> ProbePoli
     let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     ProbePolicyStatus {
         conditions: condition::merge(old, &findings, facts.entry.generation, now),
+        observed_at: Some(Time(whole_second(now))),
         streams: i32::try_from(facts.streams.len()).unwrap_or(i32::MAX),
         counters_since: jail.map(|jail| Time(jail.since)),
         lines: count(counters.lines),

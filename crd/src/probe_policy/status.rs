@@ -6,11 +6,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::condition;
 
-/// Whether the policy works, and what it counted. Written by the operator, at most every 30 seconds unless a
-/// condition changes.
+/// Whether the policy works, and what it counted. Written by the replica of the operator that leads: at once when a
+/// condition changes, else every 30 seconds, with more than 120 policies as much more seldom as there are more. A
+/// status that is older than that is no longer looked after: `observedAt` says.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProbePolicyStatus {
+    /// `Ready` sums up the next four: the policy as written is in force, and the logs of its targets are read and
+    /// understood. Wait for it, and let Flux or Argo CD do so. False with the reason of the first of them that does
+    /// not hold; a log without lines yet holds nothing up.
     /// `Accepted`: the policy as written is in force. `ResolvedRefs`: its targets exist and have pods.
     /// `LogsStreaming`: their logs can be read. `LogsParsed`: the lines have the policy's format.
     /// `WindowComplete`: every hit of the last window was seen; not so for a while where a log did not go back
@@ -22,10 +26,15 @@ pub struct ProbePolicyStatus {
     #[serde(default)]
     #[schemars(schema_with = "condition::schema")]
     pub conditions: Vec<Condition>,
+    /// When the operator last looked at the policy and its logs. While it grows older than a minute, nobody is
+    /// detected, whatever the conditions say: does the operator run?
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_at: Option<Time>,
     /// Containers whose logs are being read.
     #[serde(default)]
     pub streams: i32,
-    /// Since when the counters below count: they start anew with the operator.
+    /// Since when the counters below count: since the replica that leads took the policy up. They start over when the
+    /// policy is created again, and change to another replica's when that one leads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counters_since: Option<Time>,
     /// Lines read.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     eventually,
-    lab::Lab,
+    lab::{Lab, kubectl},
     node::Node,
     scenario::{SOON, Scenario},
 };
@@ -71,6 +71,21 @@ impl Scenario {
             let told = told(&status.conditions, kind);
             ensure!(told.starts_with(expect), "{told}");
             Ok(told)
+        })
+        .await
+    }
+}
+
+impl Scenario {
+    /// Waits for a Warning on a policy that begins like `reason note`.
+    pub async fn warned(&self, policy: &str, expect: &str) -> Result<()> {
+        let space = format!("--namespace={}", self.namespace);
+        let columns = r#"--output=jsonpath={range .items[?(@.type=="Warning")]}{.regarding.name} {.reason} {.note}{"\n"}{end}"#;
+        eventually(SOON, &format!("{policy} warns: {expect}"), async || {
+            let events = kubectl(&[&space, "get", "events.events.k8s.io", columns]).await?;
+            let expect = format!("{policy} {expect}");
+            ensure!(events.lines().any(|line| line.starts_with(&expect)), "events: {events}");
+            Ok(())
         })
         .await
     }

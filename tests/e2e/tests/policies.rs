@@ -1,7 +1,10 @@
 //! What a policy says when something is wrong, and that others go on meanwhile.
 
-use anyhow::ensure;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
 use ip_sentry_e2e::{
+    eventually,
     gateway::Shape,
     lab::{kubectl, kubectl_with},
     node::Node,
@@ -38,6 +41,8 @@ fn a_broken_change_leaves_the_last_good_version_and_other_policies_in_force() {
         let told = scenario.condition("changed", "Accepted", generation, "False Invalid ").await?;
         ensure!(told.contains("spec.match.patterns[0]"), "{told}");
         ensure!(told.contains("stays in force until the operator restarts"), "{told}");
+        scenario.condition("changed", "Ready", generation, "False Invalid Accepted: ").await?;
+        scenario.warned("changed", "NotReady not ready: Accepted: ").await?;
 
         let front = gateway.through(Node::Two, true);
         for path in ["/good", "/other"] {
@@ -67,9 +72,12 @@ fn a_target_that_does_not_exist_is_named_and_found_when_it_comes() {
         let generation = scenario.store_policy("early", json!({})).await?;
         let told = scenario.condition("early", "ResolvedRefs", generation, "False ").await?;
         ensure!(told.contains("there is no Gateway public"), "{told}");
+        scenario.condition("early", "Ready", generation, "False TargetNotFound ResolvedRefs: ").await?;
+        scenario.warned("early", "NotReady not ready: ResolvedRefs: there is no Gateway public").await?;
         let gateway = scenario.gateway_on(Node::One).await?;
         scenario.condition("early", "ResolvedRefs", generation, "True ").await?;
         scenario.condition("early", "LogsStreaming", generation, "True ").await?;
+        scenario.condition("early", "Ready", generation, "True Enforcing ").await?;
         gateway.judged(scenario, "/.env").await.map(drop)
     });
 }
@@ -93,6 +101,8 @@ fn the_right_to_read_logs_is_asked_for_and_used_when_it_comes() {
         let generation = scenario.store_policy("probes", json!({})).await?;
         let told = scenario.condition("probes", "ResolvedRefs", generation, "False ").await?;
         ensure!(told.contains("components/log-access"), "{told}");
+        scenario.condition("probes", "Ready", generation, "False Forbidden ").await?;
+        scenario.warned("probes", "NotReady not ready: ResolvedRefs: the operator may not read").await?;
         scenario.logs_readable().await?;
         scenario.condition("probes", "ResolvedRefs", generation, "True ").await?;
         scenario.condition("probes", "LogsStreaming", generation, "True ").await?;
@@ -127,6 +137,8 @@ fn lines_of_another_format_are_noticed() {
         let visitor = scenario.client().await?;
         visitor.probe(gateway.through(Node::One, true), &["/secret?token=1234"; 12]).await?;
         let told = scenario.condition("probes", "LogsParsed", generation, "False WrongFormat ").await?;
+        scenario.condition("probes", "Ready", generation, "False WrongFormat LogsParsed: ").await?;
+        scenario.warned("probes", "NotReady not ready: LogsParsed: ").await?;
         ensure!(told.contains("/secret") && !told.contains("1234"), "{told}");
         Ok(())
     });
@@ -143,5 +155,29 @@ fn a_pod_that_comes_later_is_followed_and_one_that_restarts_again() {
         kubectl(&[&[space.as_str()], &delete[..]].concat()).await?;
         let after = scenario.gateway_on(Node::One).await?;
         after.judged(scenario, "/.env").await.map(drop)
+    });
+}
+
+#[test]
+fn a_policy_that_is_looked_after_says_so_at_least_every_minute() {
+    shared(async |scenario: &Scenario| {
+        let _gateway = scenario.gateway_on(Node::One).await?;
+        scenario.policy_in_force("quiet", json!({})).await?;
+        let observed = async || {
+            let status = scenario.policies().get("quiet").await?.status.context("no status")?;
+            Ok::<_, anyhow::Error>(status.observed_at.context("no observedAt")?.0)
+        };
+        let mut last = observed().await?;
+        // Nobody asks the gateway for anything: nothing changes but the time.
+        for _ in 0..2 {
+            let before = last;
+            last = eventually(Duration::from_mins(1), "the status is renewed", async || {
+                let now = observed().await?;
+                ensure!(now > before, "it is still of {before}");
+                Ok(now)
+            })
+            .await?;
+        }
+        Ok(())
     });
 }

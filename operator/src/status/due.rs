@@ -1,0 +1,164 @@
+//! Which statuses are written now: those with news at once, all others in turn, so that each shows how old it is.
+//!
+//! A status that is renewed every 30 seconds is the sign that somebody looks after its policy. So that many policies
+//! don't become a load, so many renewals a second are made and no more, the oldest first.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use ip_sentry_crd::probe_policy::ProbePolicyStatus;
+
+use crate::{budget::Budget, policies::PolicyKey};
+
+/// How often a status without news is written.
+const RENEWED: Duration = Duration::from_secs(30);
+/// Renewals a second: with more than 150 policies each waits for longer than [`RENEWED`].
+const RENEWALS: f64 = 5.0;
+/// Renewals at once: those of a few rounds of the control loop.
+const BURST: f64 = 30.0;
+
+/// What was written, and when.
+#[derive(Debug)]
+pub struct Written {
+    statuses: HashMap<PolicyKey, (ProbePolicyStatus, Instant)>,
+    renewals: Budget,
+}
+
+impl Written {
+    /// Nothing is known to be written.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self { statuses: HashMap::new(), renewals: Budget::new(BURST, RENEWALS, now) }
+    }
+
+    /// Forgets everything: somebody else may have written since.
+    pub fn clear(&mut self) {
+        self.statuses.clear();
+    }
+
+    /// The last status of a policy that was written.
+    #[must_use]
+    pub fn last(&self, key: &PolicyKey) -> Option<&ProbePolicyStatus> {
+        self.statuses.get(key).map(|(status, _)| status)
+    }
+
+    /// This was written.
+    pub fn wrote(&mut self, key: PolicyKey, status: ProbePolicyStatus, now: Instant) {
+        self.statuses.insert(key, (status, now));
+    }
+
+    /// Of the statuses of all policies those to write. Policies that are gone are forgotten.
+    pub fn due(
+        &mut self,
+        all: Vec<(PolicyKey, ProbePolicyStatus)>,
+        now: Instant,
+    ) -> Vec<(PolicyKey, ProbePolicyStatus)> {
+        let mut news = Vec::new();
+        let mut old = Vec::new();
+        let mut known = HashMap::with_capacity(all.len());
+        for (key, status) in all {
+            match self.statuses.remove_entry(&key) {
+                Some((kept, (last, at))) => {
+                    if says_more(&last, &status) {
+                        news.push((key, status));
+                    } else if now.saturating_duration_since(at) >= RENEWED {
+                        old.push((at, key, status));
+                    }
+                    known.insert(kept, (last, at));
+                }
+                None => news.push((key, status)),
+            }
+        }
+        self.statuses = known;
+        old.sort_by_key(|(at, ..)| *at);
+        let renewed = old.into_iter().take_while(|_| self.renewals.spend(now));
+        news.extend(renewed.map(|(_, key, status)| (key, status)));
+        news
+    }
+}
+
+/// Whether a status says more than that counters have moved.
+fn says_more(last: &ProbePolicyStatus, status: &ProbePolicyStatus) -> bool {
+    last.conditions != status.conditions || last.streams != status.streams
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn key(number: usize) -> PolicyKey {
+        PolicyKey { namespace: "web".into(), name: format!("gw-{number:03}") }
+    }
+
+    fn status(streams: i32, lines: i64) -> ProbePolicyStatus {
+        ProbePolicyStatus { streams, lines, ..ProbePolicyStatus::default() }
+    }
+
+    /// Writes what is due.
+    fn write(written: &mut Written, all: Vec<(PolicyKey, ProbePolicyStatus)>, now: Instant) -> Vec<String> {
+        let due = written.due(all, now);
+        due.into_iter()
+            .map(|(key, status)| {
+                written.wrote(key.clone(), status, now);
+                key.name
+            })
+            .collect()
+    }
+
+    #[test]
+    fn news_is_written_at_once_and_all_else_every_half_minute() {
+        let start = Instant::now();
+        let mut written = Written::new(start);
+        #[rustfmt::skip]
+        let table = [
+            // after   streams  lines   written
+            (0,        1,       0,      true),
+            (5,        1,       100,    false),
+            (6,        2,       100,    true),  // a condition or a stream more
+            (35,       2,       900,    false),
+            (36,       2,       900,    true),  // counters
+            (65,       2,       900,    false),
+            (66,       2,       900,    true),  // nothing has changed but the time
+        ];
+        for (after, streams, lines, expect) in table {
+            let due = write(&mut written, vec![(key(0), status(streams, lines))], start + after * SECOND);
+            assert_eq!(!due.is_empty(), expect, "after {after} s");
+        }
+    }
+
+    #[test]
+    fn two_hundred_policies_are_five_writes_a_second_and_none_waits_for_longer_than_a_minute() {
+        let start = Instant::now();
+        let mut written = Written::new(start);
+        let all = || (0..200).map(|number| (key(number), status(1, 0))).collect::<Vec<_>>();
+        assert_eq!(write(&mut written, all(), start).len(), 200, "what nobody has written yet is news");
+        let mut last: HashMap<String, u32> = all().into_iter().map(|(key, _)| (key.name, 0)).collect();
+        let mut count = 0;
+        for second in (5..=600).step_by(5) {
+            for name in write(&mut written, all(), start + second * SECOND) {
+                count += 1;
+                last.insert(name, second);
+            }
+            assert!(last.values().all(|&at| second - at <= 60), "after {second} s");
+        }
+        assert!((2_500..=3_030).contains(&count), "{count} writes in 10 minutes");
+    }
+
+    #[test]
+    fn a_policy_that_is_gone_is_forgotten_and_one_of_its_name_is_news() {
+        let start = Instant::now();
+        let mut written = Written::new(start);
+        write(&mut written, vec![(key(0), status(1, 0)), (key(1), status(1, 0))], start);
+        write(&mut written, vec![(key(1), status(1, 0))], start);
+        assert!(written.last(&key(0)).is_none());
+        assert!(written.last(&key(1)).is_some());
+        assert_eq!(
+            write(&mut written, vec![(key(0), status(1, 0)), (key(1), status(1, 0))], start),
+            ["gw-000"]
+        );
+    }
+}
