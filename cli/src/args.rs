@@ -11,12 +11,7 @@ use ip_sentry_core::duration::{DurationError, GatewayDuration};
 /// A ProbePolicy says what probing looks like in a gateway's access log. What it would do can be seen on any log of
 /// that gateway, with the same engine that the operator runs. Nothing here writes to a cluster.
 #[derive(Debug, Parser)]
-#[command(
-    name = "kubectl ip-sentry",
-    bin_name = "kubectl ip-sentry",
-    version,
-    disable_help_subcommand = true
-)]
+#[command(name = "kubectl ip-sentry", bin_name = "kubectl ip-sentry", version)]
 pub struct Args {
     /// What to do.
     #[command(subcommand)]
@@ -39,7 +34,7 @@ pub enum Command {
 /// Which policy.
 #[derive(Debug, clap::Args)]
 pub struct PolicyArgs {
-    /// The ProbePolicy to try, as it is applied, in YAML or JSON.
+    /// The ProbePolicy to try, as it is applied, in YAML or JSON; `-` is standard input.
     #[arg(long, short = 'p', value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub policy: PathBuf,
     /// Which ProbePolicy, where a file holds several.
@@ -80,6 +75,9 @@ pub struct ClusterArgs {
     /// With --since: the pods' namespace; default: what the policy says, else the context's.
     #[arg(long, short = 'n', value_name = "NAMESPACE", requires = "since")]
     pub namespace: Option<String>,
+    /// With --since: the kubeconfig; default: those that KUBECONFIG names, else ~/.kube/config.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "since")]
+    pub kubeconfig: Option<PathBuf>,
     /// With --since: the kubeconfig's context; default: the current one.
     #[arg(long, value_name = "CONTEXT", requires = "since")]
     pub context: Option<String>,
@@ -171,8 +169,12 @@ Examples:
   kubectl logs --timestamps --since=24h deploy/gateway | kubectl ip-sentry replay -p policy.yaml
   kubectl ip-sentry replay -p policy.yaml --since 24h -o wide
   kubectl ip-sentry replay -p stricter.yaml --against policy.yaml access.log
+  kubectl -n web get probepolicy gw -o yaml | kubectl ip-sentry replay -p - --since 24h
   kubectl get protectednetworks cluster -o yaml > protected.yaml
   kubectl ip-sentry replay -p policy.yaml --protected protected.yaml access.log
+
+With --since your kubeconfig's user reads the pods, not the operator: it needs the verb list on pods (on services and
+gateways too, where the policy targets those), get on pods/log, and get on protectednetworks.
 
 Exit codes: 0 done, whatever was found; 1 something could not be read or used; 2 wrong usage.";
 

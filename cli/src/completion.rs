@@ -40,7 +40,9 @@ pub fn script(completion_for: CompletionFor, out: &mut impl Write) -> io::Result
 
 /// Answers kubectl: `words` are those behind `ip-sentry`, the last is being typed.
 pub fn answer(words: &[String], out: &mut impl Write) -> io::Result<()> {
-    let root = Args::command();
+    let mut root = Args::command();
+    // With the commands that clap adds, as help.
+    root.build();
     let (typed, before) =
         words.split_last().map_or(("", &[][..]), |(typed, before)| (typed.as_str(), before));
     let command = before.iter().find_map(|word| root.find_subcommand(word));
@@ -49,7 +51,9 @@ pub fn answer(words: &[String], out: &mut impl Write) -> io::Result<()> {
         (Some(command), Some(last)) => match option(command, last) {
             Some(option) => values(option),
             None if typed.starts_with('-') => (options(command), OFFER_NOTHING_ELSE),
-            None => command.get_positionals().next().map_or((Vec::new(), OFFER_NOTHING_ELSE), values),
+            None => {
+                command.get_positionals().next().map_or((subcommands(command), OFFER_NOTHING_ELSE), values)
+            }
         },
         (Some(_), None) => (Vec::new(), OFFER_NOTHING_ELSE),
     };
@@ -110,16 +114,17 @@ mod tests {
     #[test]
     fn kubectl_is_told_what_may_come_next() {
         #[rustfmt::skip]
-        let table: [(&[&str], &[&str]); 9] = [
-            (&[""],                             &["replay", "explain", "completion", "version", ":4"]),
+        let table: [(&[&str], &[&str]); 10] = [
+            (&[""],                             &["replay", "explain", "completion", "version", "help", ":4"]),
             (&["re"],                           &["replay", ":4"]),
+            (&["help", "re"],                   &["replay", ":4"]),
             (&["replay", "--pol"],              &["--policy", "--policy-name", ":4"]),
             (&["replay", "-o", ""],             &["table", "wide", "json", "yaml", ":4"]),
             (&["replay", "--output", "j"],      &["json", ":4"]),
             (&["replay", "-p", ""],             &[":0"]),
             (&["replay", "-p", "p.yaml", ""],   &[":0"]),
             (&["completion", "z"],              &["zsh", ":4"]),
-            (&[],                               &["replay", "explain", "completion", "version", ":4"]),
+            (&[],                               &["replay", "explain", "completion", "version", "help", ":4"]),
         ];
         for (words, expect) in table {
             assert_eq!(answers(words), expect, "{words:?}");

@@ -105,6 +105,8 @@ fn without_query<'a>(target: &[u8], normalised: &'a [u8]) -> &'a [u8] {
 
 /// Explains each line of each log, in the order in which they are named.
 pub fn run(args: &ExplainArgs) -> Result<(), ExplainError> {
+    let objects = [Some(&args.policy.policy), args.policy.protected.as_ref()];
+    input::check_stdin(&objects, Some(&args.logs))?;
     let policy = policy_file::load(&args.policy.policy, args.policy.policy_name.as_deref())?.policy;
     let protected: Networks = policy_file::protected(args.policy.protected.as_deref())?.into_iter().collect();
     let mut out = Explanations::new(BufWriter::new(io::stdout().lock()), args.output);

@@ -49,6 +49,11 @@ pub enum InputError {
     /// Standard input is a terminal, and nothing else was named.
     #[error("name a log, or - for standard input; replay can read the policy's pods with --since")]
     NoneNamed,
+    /// Two things are to be read from standard input.
+    #[error(
+        "only one of the policy, the protected networks and the log can be standard input: name a file for the others"
+    )]
+    StdinTwice,
     /// It was opened, but could not be read to its end.
     #[error("{name} can't be read to its end")]
     Read {
@@ -81,9 +86,26 @@ impl BytesRead {
 pub fn total_bytes(paths: &[PathBuf]) -> Option<u64> {
     let length = |path: &PathBuf| {
         let data = path.metadata().ok().filter(std::fs::Metadata::is_file)?;
-        (path != Path::new(STDIN)).then_some(data.len())
+        (!is_stdin(path)).then_some(data.len())
     };
     paths.iter().map(length).sum()
+}
+
+/// Whether this names standard input.
+#[must_use]
+pub fn is_stdin(path: &Path) -> bool {
+    path == Path::new(STDIN)
+}
+
+/// Refuses to read two things from standard input: objects, and logs, which come from there too where none is named.
+/// `logs` is absent where they come from pods.
+pub fn check_stdin(objects: &[Option<&PathBuf>], logs: Option<&[PathBuf]>) -> Result<(), InputError> {
+    let of_logs = logs.map_or(0, |logs| match logs {
+        [] => 1,
+        logs => logs.iter().filter(|path| is_stdin(path)).count().min(1),
+    });
+    let of_objects = objects.iter().flatten().filter(|path| is_stdin(path)).count();
+    if of_objects > 0 && of_objects + of_logs > 1 { Err(InputError::StdinTwice) } else { Ok(()) }
 }
 
 /// The logs that are named; standard input where none is, unless somebody would have to type it.
@@ -102,7 +124,7 @@ pub fn open(paths: &[PathBuf], bytes_read: &BytesRead) -> Result<Vec<Log>, Input
 }
 
 fn open_one(path: &Path, bytes_read: &BytesRead) -> Result<Log, InputError> {
-    let is_stdin = path == Path::new(STDIN);
+    let is_stdin = is_stdin(path);
     let name = if is_stdin { "standard input".to_owned() } else { path.display().to_string() };
     let open = || {
         let raw: Box<dyn Read> = if is_stdin { Box::new(io::stdin()) } else { Box::new(File::open(path)?) };

@@ -13,7 +13,7 @@ use clap::Parser as _;
 use ip_sentry_cli::{
     args::{Args, Command},
     completion, explain,
-    output::tell,
+    output::{causes, tell},
     replay,
 };
 
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         // Whoever reads our output has seen enough, as `head` has.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            tell(&format!("error: {error:#}\n"));
+            tell(&format!("error: {}\n", causes(error.as_ref())));
             ExitCode::FAILURE
         }
     }

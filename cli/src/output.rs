@@ -4,7 +4,11 @@ mod bans;
 mod explanations;
 mod summary;
 
-use std::io::{self, Write};
+use std::{
+    error::Error,
+    io::{self, Write},
+    iter,
+};
 
 use serde::Serialize;
 
@@ -16,6 +20,26 @@ const MAX_SHOWN_CHARS: usize = 200;
 /// Tells people something beside the results. That nobody listens is no error.
 pub fn tell(text: &str) {
     io::stderr().write_all(text.as_bytes()).unwrap_or_default();
+}
+
+/// An error with its causes, each said once and in words.
+#[must_use]
+pub fn causes(error: &(dyn Error + 'static)) -> String {
+    let each = iter::successors(Some(error), |error| (*error).source());
+    each.map(|error| in_words(&error.to_string())).collect::<Vec<_>>().join(": ")
+}
+
+/// A message of the system without its number.
+pub(crate) fn in_words(message: &str) -> String {
+    match message.rsplit_once(" (os error ") {
+        Some((words, number)) if number.ends_with(')') => words.to_owned(),
+        _ => message.to_owned(),
+    }
+}
+
+/// `1 ban`, `2 bans`.
+pub(crate) fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 /// A text of a log without what a terminal would act on, cut where it is long.
@@ -39,6 +63,13 @@ fn to_yaml(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_is_told_in_words() {
+        let missing = io::Error::from_raw_os_error(2);
+        assert_eq!(causes(&missing), "No such file or directory");
+        assert_eq!(in_words("no (os error"), "no (os error");
+    }
 
     #[test]
     fn nothing_in_a_log_moves_a_terminal() {

@@ -10,7 +10,7 @@ mod schema;
 
 use std::{
     fmt, fs,
-    io::{self, Read as _},
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -26,6 +26,7 @@ use self::{
     places::{Place, Places},
     schema::Problem,
 };
+use crate::input;
 
 /// The longest file that is read, in bytes: etcd takes no object of half that.
 const MAX_BYTES: u64 = 3 << 20;
@@ -247,7 +248,11 @@ impl Found {
 
 /// Finds an object of a kind among a file's documents and lists.
 fn find(path: &Path, kind: &'static str, name: Option<&str>) -> Result<Found, ObjectFileError> {
-    let text = read(path)?;
+    let is_stdin = input::is_stdin(path);
+    let text = read(path, is_stdin);
+    // From here on it is only for messages.
+    let path = if is_stdin { Path::new("standard input") } else { path };
+    let text = text.map_err(|source| ObjectFileError::Read { path: path.to_owned(), source })?;
     let mut places = places::documents(&text);
     let mut candidates = Vec::new();
     for (index, document) in serde_yaml_ng::Deserializer::from_str(&text).enumerate() {
@@ -279,16 +284,14 @@ fn find(path: &Path, kind: &'static str, name: Option<&str>) -> Result<Found, Ob
     }
 }
 
-fn read(path: &Path) -> Result<String, ObjectFileError> {
-    let read = || {
-        let mut text = String::new();
-        fs::File::open(path)?.take(MAX_BYTES + 1).read_to_string(&mut text)?;
-        if text.len() as u64 > MAX_BYTES {
-            return Err(io::Error::other("more than 3 MiB: no object is as big"));
-        }
-        Ok(text)
-    };
-    read().map_err(|source| ObjectFileError::Read { path: path.to_owned(), source })
+fn read(path: &Path, is_stdin: bool) -> io::Result<String> {
+    let file: Box<dyn Read> = if is_stdin { Box::new(io::stdin()) } else { Box::new(fs::File::open(path)?) };
+    let mut text = String::new();
+    file.take(MAX_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(io::Error::other("more than 3 MiB: no object is as big"));
+    }
+    Ok(text)
 }
 
 fn syntax(path: &Path, error: &serde_yaml_ng::Error) -> ObjectFileError {

@@ -59,6 +59,8 @@ struct Logs {
 /// Replays logs.
 pub fn run(args: &ReplayArgs) -> Result<(), ReplayError> {
     let name = args.policy.policy_name.as_deref();
+    let objects = [Some(&args.policy.policy), args.policy.protected.as_ref(), args.against.as_ref()];
+    input::check_stdin(&objects, args.since.is_none().then_some(&args.logs))?;
     let file = policy_file::load(&args.policy.policy, name)?;
     let bytes_read = BytesRead::default();
     let mut protected = policy_file::protected(args.policy.protected.as_deref())?;
@@ -130,5 +132,8 @@ fn merge(logs: Logs, policy: &Policy) -> Result<Merged, InputError> {
 }
 
 fn name_of(path: &Path) -> String {
+    if input::is_stdin(path) {
+        return "standard input".to_owned();
+    }
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }

@@ -113,7 +113,7 @@ impl<W: Write> Bans<W> {
         }
         write!(self.out, "{cidr:<22} {at:<21} {until:<21} {hits:<5} {offence:<8} ")?;
         match self.format {
-            OutputFormat::Wide => writeln!(self.out, "{reason:<24} {first:<21} {samples}"),
+            OutputFormat::Wide => writeln!(self.out, "{reason:<40} {first:<21} {samples}"),
             _ => writeln!(self.out, "{reason}"),
         }
     }

@@ -6,6 +6,8 @@ use ip_sentry_core::detect::{jail::Jail, record::RecordError};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::counted;
+
 /// What a replay read, and what of it counted.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -93,15 +95,13 @@ fn share(part: u64, whole: u64) -> f64 {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { lines, hits, bans, .. } = self;
-        write!(f, "{lines} lines")?;
+        let &Self { lines, parsed, hits, bans, .. } = self;
+        write!(f, "{}", counted(lines, "line", "lines"))?;
         if let (Some(from), Some(to)) = (self.from, self.to) {
             write!(f, " from {from} to {to}")?;
         }
-        if let Some(share) = self.parsed_share {
-            write!(f, ", {:.2} % of them requests", share * 100.0)?;
-        }
-        writeln!(f, "; {hits} hits, {bans} bans")?;
+        write!(f, ": {}, {} not read; ", counted(parsed, "request", "requests"), lines - parsed)?;
+        writeln!(f, "{}, {}", counted(hits, "hit", "hits"), counted(bans, "ban", "bans"))?;
         for (reason, count) in &self.unparsed {
             let meaning = RecordError::ALL.into_iter().find(|error| error.label() == *reason);
             writeln!(
@@ -115,20 +115,26 @@ impl fmt::Display for Summary {
         }
         #[rustfmt::skip]
         let notes = [
-            (self.dropped,           "hits of sources that were banned by then: in the cluster they would not have come"),
-            (self.excepted,          "hits that the policy exempts"),
-            (self.stale,             "hits that came too late to count"),
-            (self.protected_clients, "requests of protected addresses, which are never counted"),
-            (self.private_clients,   "requests of private addresses, which count only with privateClients: Ban; if they should be \
-                                      your clients, the gateway does not see their addresses (externalTrafficPolicy: Local, or clientIP)"),
-            (self.shielded,          "bans that are not, because they would drop a protected network too"),
-            (self.evicted,           "sources forgotten early, because there were too many"),
-            (self.forgotten,         "banned sources forgotten, because there were too many: their next ban counts as the first"),
-            (self.cut_targets,       "request targets longer than are looked at"),
+            (self.dropped,           ["hit of a source that was banned by then: in the cluster it would not have come",
+                                      "hits of sources that were banned by then: in the cluster they would not have come"]),
+            (self.excepted,          ["hit that the policy exempts", "hits that the policy exempts"]),
+            (self.stale,             ["hit that came too late to count", "hits that came too late to count"]),
+            (self.protected_clients, ["request of a protected address, which is never counted",
+                                      "requests of protected addresses, which are never counted"]),
+            (self.private_clients,   ["request of a private address, which counts only with privateClients: Ban",
+                                      "requests of private addresses, which count only with privateClients: Ban; if they should be \
+                                       your clients, the gateway does not see their addresses (externalTrafficPolicy: Local, or clientIP)"]),
+            (self.shielded,          ["ban that is not, because it would drop a protected network too",
+                                      "bans that are not, because they would drop a protected network too"]),
+            (self.evicted,           ["source forgotten early, because there were too many",
+                                      "sources forgotten early, because there were too many"]),
+            (self.forgotten,         ["banned source forgotten, because there were too many: its next ban counts as the first",
+                                      "banned sources forgotten, because there were too many: their next ban counts as the first"]),
+            (self.cut_targets,       ["request target longer than is looked at", "request targets longer than are looked at"]),
         ];
-        for (count, meaning) in notes {
+        for (count, [one, many]) in notes {
             if count > 0 {
-                writeln!(f, "  {count} {meaning}")?;
+                writeln!(f, "  {}", counted(count, one, many))?;
             }
         }
         Ok(())

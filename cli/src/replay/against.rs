@@ -13,7 +13,7 @@ use super::{ReplayError, trial::Trial};
 use crate::{
     args::OutputFormat,
     input::Merged,
-    output::{Bans, Summary},
+    output::{Bans, Summary, counted},
     policy_file::PolicyFile,
     progress::Progress,
 };
@@ -107,12 +107,14 @@ impl Comparison {
         let Self { both, only_policy, only_against, not_compared, .. } = self;
         let more = match not_compared {
             0 => String::new(),
-            count => format!("; {count} bans of more sources were not compared"),
+            count => format!("; {} of more sources not compared", counted(*count, "ban", "bans")),
         };
         format!(
-            "{both} sources are banned by both, {only_policy} only by {policy}, {only_against} only by {against}{more}\n\
+            "{} banned by both, {only_policy} only by {policy}, {only_against} only by {against}{more}\n\
              {policy}: {}{against}: {}",
-            self.policy, self.against
+            counted(*both as u64, "source is", "sources are"),
+            self.policy,
+            self.against
         )
     }
 }

@@ -112,17 +112,18 @@ fn every_output_says_who_when_until_and_why() {
     let table = run("table");
     let expect = "\
 CIDR                   BANNED AT             UNTIL                 HITS  OFFENCE  REASON
-203.0.113.7/32         2026-11-22T10:00:02Z  2026-11-23T10:00:02Z  3     1        ^/\\.env
+203.0.113.7/32         2026-11-22T10:00:02Z  2026-11-23T10:00:02Z  3     1        3 hits: /.env
 ";
     assert_eq!((table.code, table.out.as_str()), (Some(0), expect));
-    let summary = "5 lines from 2026-11-22T10:00:00Z to 2026-11-22T10:00:03Z, 80.00 % of them requests; 3 hits, 1 bans\n";
+    let summary =
+        "5 lines from 2026-11-22T10:00:00Z to 2026-11-22T10:00:03Z: 4 requests, 1 not read; 3 hits, 1 ban\n";
     assert!(table.err.starts_with(summary), "{}", table.err);
     assert!(
         table.err.contains("1 not read: the line is not of the format that the policy names"),
         "{}",
         table.err
     );
-    assert!(table.err.contains("1 requests of private addresses"), "{}", table.err);
+    assert!(table.err.contains("  1 request of a private address, which counts only"), "{}", table.err);
     let wide = run("wide").out;
     assert!(wide.contains("2026-11-22T10:00:00Z  GET /.env 404, GET /.env 404, GET /.env 404"), "{wide}");
     let json = run("json").json();
@@ -210,7 +211,7 @@ fn against_another_policy_only_the_difference_is_shown() {
         table.out.lines().map(|row| row.split_whitespace().take(2).collect()).collect();
     assert_eq!(rows, [["ONLY", "IN"], ["other.yaml", "203.0.113.3/32"], ["p.yaml", "203.0.113.2/32"]]);
     assert!(
-        table.err.starts_with("1 sources are banned by both, 1 only by p.yaml, 1 only by other.yaml\n"),
+        table.err.starts_with("1 source is banned by both, 1 only by p.yaml, 1 only by other.yaml\n"),
         "{}",
         table.err
     );

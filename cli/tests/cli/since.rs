@@ -16,6 +16,9 @@ struct Server {
     address: String,
 }
 
+/// Stands for a refusal.
+const FORBIDDEN: &str = "";
+
 fn serve(answers: Vec<(&'static str, String)>) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -39,6 +42,7 @@ fn answer(mut stream: &TcpStream, answers: &[(&str, String)], asked: &Mutex<Vec<
     asked.lock().unwrap().push(path.to_owned());
     let found = answers.iter().find(|(prefix, _)| path.starts_with(prefix));
     let (status, body) = match found {
+        Some((_, body)) if body == FORBIDDEN => ("403 Forbidden", json!({"kind": "Status", "status": "Failure", "code": 403, "reason": "Forbidden", "message": "User \"me\" cannot"}).to_string()),
         Some((_, body)) => ("200 OK", body.clone()),
         None => ("404 Not Found", json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound", "message": "not found"}).to_string()),
     };
@@ -126,20 +130,63 @@ fn since_says_what_is_missing() {
     let folder = Folder::with_policy("");
     let arguments = ["replay", "-p", "p.yaml", "--since", "24h"];
     let ended = folder.run(&arguments, b"");
-    assert_eq!(ended.code, Some(1));
-    assert!(
-        ended.err.starts_with("error: --since reads the policy's pods, and needs a kubeconfig"),
-        "{}",
-        ended.err
+    let expect = format!(
+        "error: --since reads the policy's pods, and needs a kubeconfig for that: failed to read kubeconfig from {}: \
+         No such file or directory\n",
+        folder.path().join("kubeconfig").display()
     );
-    let server = serve(vec![
-        ("/api/v1/namespaces/web/pods?", list("PodList", &[])),
-        ("/api/v1/namespaces/web/services?", list("ServiceList", &[])),
-    ]);
-    folder.write("kubeconfig", kubeconfig(&server.address).as_bytes());
+    assert_eq!((ended.code, ended.err), (Some(1), expect));
+    let server = serve(vec![("/api/v1/namespaces/web/pods?", list("PodList", &[]))]);
+    folder.write("elsewhere", kubeconfig(&server.address).as_bytes());
+    let arguments = [&arguments[..], &["--kubeconfig", "elsewhere"]].concat();
     let ended = folder.run(&arguments, b"");
     let expect = "error: no pod in namespace web belongs to the targets: bans need a gateway's log\n";
     assert_eq!((ended.code, ended.err.as_str()), (Some(1), expect));
     let ended = folder.run(&[&arguments[..], &["-n", "other"]].concat(), b"");
-    assert!(ended.err.starts_with("error: the pods of namespace other can't be listed: "), "{}", ended.err);
+    assert_eq!(ended.err, "error: the pods of namespace other can't be read: not found\n");
+    let pending = json!({
+        "metadata": {"name": "gw-1", "namespace": "web"}, "spec": {"containers": [{"name": "nginx"}]},
+    });
+    let server = serve(vec![("/api/v1/namespaces/web/pods?", list("PodList", &[pending]))]);
+    folder.write("elsewhere", kubeconfig(&server.address).as_bytes());
+    let ended = folder.run(&arguments, b"");
+    assert_eq!(ended.err, "error: no pod of the policy in namespace web has started: there is no log yet\n");
+}
+
+#[test]
+fn who_reads_is_told_which_right_is_missing_and_nobody_else_is_blamed() {
+    let target = |spec: &str| policy("").replace("podSelector: {}", spec);
+    let on_gateway = target("targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: gw}]");
+    let on_service = target("targetRefs: [{group: '', kind: Service, name: gw}]");
+    let pods = || ("/api/v1/namespaces/web/pods?", list("PodList", &[pod("gw-1", "gw")]));
+    let refuse = |path| (path, FORBIDDEN.to_owned());
+    #[rustfmt::skip]
+    let table = [
+        (policy(""),  vec![refuse("/api/v1/namespaces/web/pods?")],                        "pods",         r#"{apiGroups: [""], resources: [pods], verbs: [list]}"#),
+        (policy(""),  vec![pods(), refuse("/api/v1/namespaces/web/pods/gw-1/log")],        "logs of pods", r#"{apiGroups: [""], resources: [pods/log], verbs: [get]}"#),
+        (on_service,  vec![pods(), refuse("/api/v1/namespaces/web/services?")],            "services",     r#"{apiGroups: [""], resources: [services], verbs: [list]}"#),
+        (on_gateway,  vec![pods(), refuse("/apis/gateway.networking.k8s.io/v1/namespaces/web/gateways")], "gateways", "{apiGroups: [gateway.networking.k8s.io], resources: [gateways], verbs: [list]}"),
+    ];
+    let folder = Folder::new();
+    for (policy, answers, what, rule) in table {
+        let server = serve(answers);
+        folder.write("kubeconfig", kubeconfig(&server.address).as_bytes());
+        folder.write("p.yaml", policy.as_bytes());
+        let ended = folder.run(&["replay", "-p", "p.yaml", "--since", "24h"], b"");
+        let expect = format!(
+            "error: the kubeconfig's user may not read {what} in namespace web: it is this user who reads with --since, \
+             not the operator. Bind it to a Role of that namespace with the rule\n  - {rule}\n"
+        );
+        let said = ended.err.trim_start_matches("Reading the logs of 1 container in namespace web.\n");
+        assert_eq!((ended.code, said), (Some(1), expect.as_str()));
+    }
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_told_in_words() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let folder = Folder::with_policy("");
+    folder.write("kubeconfig", kubeconfig(&nobody).as_bytes());
+    let ended = folder.run(&["replay", "-p", "p.yaml", "--since", "24h"], b"");
+    assert_eq!(ended.err, "error: the pods of namespace web can't be read: Connection refused\n");
 }
