@@ -5,18 +5,37 @@
 #
 # `make images` does both. Both programs are linked statically, so that neither
 # depends on the C library of the stage it ends up in.
+#
+# What goes in is pinned: base images by the digest of their index (the tag tells
+# people which it is), crates by Cargo.lock, Debian's packages by the day that the
+# base image is of. What came in can be read from the images: each program names
+# its crates in its section .dep-v0 (cargo auditable), and the agent's image has
+# Debian's own records of the packages in /var/lib/dpkg/status.d.
+# CONTRIBUTING.md says how to raise the digests.
+ARG RUST=docker.io/library/rust:1.95-bookworm@sha256:6258907abe69656e41cd992e0b705cdcfabcbbe3db374f92ed2d47121282d4a1
+ARG DEBIAN=docker.io/library/debian:bookworm-slim@sha256:3783cc01769c7b2b1b83a5c5ad96c815348e28ed7da68e2e3687004faa906251
 
-FROM docker.io/library/rust:1.95-bookworm AS build
+FROM ${RUST} AS build
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/root/.cache \
     --mount=type=cache,target=/src/target \
     make binaries OUT=/out
 
 # The packet filter's command line tools as Debian packages them, and nothing
 # else of Debian: every match and target a node's rules may use must be known
 # to iptables-legacy-save, so all extensions come along.
-FROM docker.io/library/debian:bookworm-slim AS xtables
+FROM ${DEBIAN} AS xtables
+# The base image names the archive's snapshot that it was made of in a comment
+# above each source. SNAPSHOT=no takes today's packages.
+ARG SNAPSHOT=yes
+RUN if [ "$SNAPSHOT" = yes ]; then \
+      sources=/etc/apt/sources.list.d/debian.sources \
+   && sed -i '/^URIs:/d; s/^# http/URIs: http/' "$sources" \
+   && [ "$(grep -c '^URIs: .*/[0-9]\{8\}T[0-9]\{6\}Z$' "$sources")" = "$(grep -c '^Types:' "$sources")" ] \
+   && echo 'Acquire::Check-Valid-Until "false";' >/etc/apt/apt.conf.d/snapshot; \
+    fi
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends iptables \
  && mkdir -p /image/usr/sbin /image/run /image/tmp \
@@ -30,19 +49,17 @@ RUN apt-get update \
  && cp -L --parents "$extensions"/libxt_*.so "$extensions"/libipt_*.so "$extensions"/libip6t_*.so /image \
  && ldd xtables-legacy-multi "$extensions"/*.so | sed -n 's/.* => \(\/[^ ]*\) .*/\1/p; s/^[[:space:]]*\(\/lib[^ ]*\) .*/\1/p' \
     | sort -u | xargs cp -L --parents -t /image
+RUN mkdir -p /image/var/lib/dpkg/status.d \
+ && cp -L --parents /etc/os-release /image \
+ && find /image -type f -printf '*/%f\n' | xargs dpkg-query --search | cut -d: -f1 | tr -d ' ' | tr ',' '\n' | sort -u \
+    | while read -r package; do dpkg-query --status "$package" >"/image/var/lib/dpkg/status.d/$package" || exit 1; done
 
 FROM scratch AS operator
-LABEL org.opencontainers.image.title="ip-sentry-operator" \
-      org.opencontainers.image.description="Reads gateways' access logs and creates an IPBan for each source that probes" \
-      org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /out/ip-sentry-operator /ip-sentry-operator
 USER 65532:65532
 ENTRYPOINT ["/ip-sentry-operator"]
 
 FROM scratch AS node-agent
-LABEL org.opencontainers.image.title="ip-sentry-node-agent" \
-      org.opencontainers.image.description="Drops the sources of IPBans in the kernel of the node it runs on" \
-      org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=xtables /image /
 COPY --from=build /out/ip-sentry-node-agent /usr/local/bin/ip-sentry-node-agent
 ENV PATH=/usr/local/bin:/usr/sbin

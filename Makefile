@@ -20,10 +20,18 @@ cluster := tests/e2e/cluster
 cache := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ip-sentry
 deny_version := 0.20.2
 deny := $(cache)/cargo-deny-$(deny_version)/bin/cargo-deny
+auditable_version := 0.7.7
+auditable := $(cache)/cargo-auditable-$(auditable_version)/bin/cargo-auditable
 target := $(or $(CARGO_TARGET_DIR),target)
 # Programs as they are released: static, so that they run on any distribution; a dynamic C library would also be a
 # fifth of what a replay keeps in memory.
-build_static = RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --target $(host)
+static := RUSTFLAGS='-C target-feature=+crt-static'
+build_static = $(static) cargo build --release --locked --target $(host)
+# The same, and each program carries the list of its crates, for scanners of images.
+build_released = $(static) $(auditable) auditable build --release --locked --target $(host)
+# Fails unless these programs carry it.
+carry_crates = @for program in $(1); do readelf --section-headers --wide "$$program" | grep -qF .dep-v0 || \
+  { echo "$$program does not name its crates" >&2; exit 1; }; done
 host = $(shell rustc -vV | sed -n 's/^host: //p')
 
 ##@ Try it
@@ -93,10 +101,15 @@ fmt-check:
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 lint: ## clippy, with warnings as errors
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-deny: $(deny) ## licences, sources and banned crates; advisories where their database can be reached
+deny: $(deny) ## licences, sources, banned crates, advisories; the last line says what could not be checked
 	$(deny) --log-level error check --hide-inclusion-graph bans licenses sources
-	@if timeout 60 $(deny) fetch db >/dev/null 2>&1; then $(deny) check advisories; \
-	else echo "advisories: NOT checked, their database can't be reached from here"; fi
+	@if timeout 60 $(deny) fetch db >/dev/null 2>&1; then \
+	  $(deny) check advisories && echo "deny: bans, licences, sources and advisories are checked"; \
+	else echo "deny: bans, licences and sources are checked; NOT CHECKED: advisories (vulnerable, unmaintained and yanked crates), their database can't be reached from here"; fi
+# In the images' build stage too, where the lab's scripts are not.
+$(auditable):
+	@echo "compiling cargo-auditable $(auditable_version), half a minute, once"
+	env CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet cargo-auditable --version $(auditable_version) --locked --debug --root $(cache)/cargo-auditable-$(auditable_version)
 $(deny):
 	@$(cluster)/progress.sh "compiling cargo-deny $(deny_version), about 4 minutes, once" \
 	  env CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-deny --version $(deny_version) --locked --debug --root $(cache)/cargo-deny-$(deny_version)
@@ -110,11 +123,13 @@ packages:
 	@$(cluster)/packages.sh
 
 ##@ Build
-binaries: ## both programs, released and static, into OUT (default target/images)
-	$(build_static) -p ip-sentry-operator -p ip-sentry-node-agent
+binaries: $(auditable) ## both programs, released and static, into OUT (default target/images)
+	$(build_released) -p ip-sentry-operator -p ip-sentry-node-agent
+	$(call carry_crates,$(target)/$(host)/release/ip-sentry-operator $(target)/$(host)/release/ip-sentry-node-agent)
 	install -D -t '$(OUT)' $(target)/$(host)/release/ip-sentry-operator $(target)/$(host)/release/ip-sentry-node-agent
-plugin: ## the kubectl plugin, into PLUGIN_DIR (default ~/.local/bin): replay and explain
-	$(build_static) -p ip-sentry-cli
+plugin: $(auditable) ## the kubectl plugin, into PLUGIN_DIR (default ~/.local/bin): replay and explain
+	$(build_released) -p ip-sentry-cli
+	$(call carry_crates,$(target)/$(host)/release/kubectl-ip_sentry)
 	install -D -t '$(PLUGIN_DIR)' $(target)/$(host)/release/kubectl-ip_sentry
 	@case ":$$PATH:" in *":$(PLUGIN_DIR):"*) ;; *) echo "put $(PLUGIN_DIR) into PATH, and kubectl finds it";; esac
 images: ## both images with docker, podman or buildah: make images REGISTRY=registry.example.com/team TAG=1.0
