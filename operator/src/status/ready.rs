@@ -33,6 +33,7 @@ pub(super) fn ready(of: [&Finding; 4], open: usize, enforces: bool) -> Finding {
 }
 
 /// Why the policy is not ready, where `old` conditions did not say so yet.
+#[must_use]
 pub fn unready<'a>(old: &[Condition], new: &'a [Condition]) -> Option<&'a str> {
     let find = |conditions: &[Condition]| conditions.iter().position(|condition| condition.type_ == KIND);
     let now = &new[find(new)?];
