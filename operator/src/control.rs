@@ -29,7 +29,11 @@ use crate::{
     lease::Deposed,
     metrics::{self, LeftOut, Metrics, PolicyLabel},
     policies::{PolicyJail, PolicyKey},
-    protected::keeper::{self, Found, Keeper},
+    protected::{
+        facts::facts,
+        keeper::{self, Found, Keeper},
+        select::select,
+    },
     state::State,
     status::{self, due::Written},
     streams::{Reach, StreamState, Streams},
@@ -132,9 +136,14 @@ impl Control {
         let object = self.inventories.protected_networks();
         let is_known = self.protected.read(object.as_deref());
         if is_leading && self.inventories.is_cluster_known() {
-            let (networks, unread) = (self.inventories.discover(), self.inventories.unread());
-            let found = Found { networks: &networks, unread: &unread };
-            if let Some(due) = self.protected.due(object.as_deref(), &found, Instant::now(), now) {
+            let unread = self.inventories.unread();
+            let keeper = &mut self.protected;
+            let due = self.inventories.with_cluster(|cluster| {
+                let selection = select(&facts(cluster));
+                let found = Found { selection: &selection, unread: &unread };
+                keeper.due(object.as_deref(), &found, Instant::now(), now)
+            });
+            if let Some(due) = due {
                 let written = keeper::perform(&self.state.writer, &due).await;
                 self.report("ProtectedNetworks", written);
             }

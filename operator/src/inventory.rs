@@ -5,7 +5,6 @@ use std::{
     sync::Arc,
 };
 
-use ip_sentry_core::net::Network;
 use ip_sentry_crd::{
     ProbePolicy, ProtectedNetworks,
     targets::{self, Inventory, Problem},
@@ -19,11 +18,7 @@ use kube::{Api, Client, ResourceExt as _, api::DynamicObject, core::DeserializeG
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    metrics::Metrics,
-    protected::{self, Cluster},
-    watch::Watched,
-};
+use crate::{metrics::Metrics, protected::facts::Cluster, watch::Watched};
 
 struct Pods {
     watched: Watched<Pod>,
@@ -144,23 +139,14 @@ impl Inventories {
         unread
     }
 
-    /// The cluster's own networks.
-    #[must_use]
-    pub fn discover(&self) -> BTreeSet<Network> {
-        let api_servers: Vec<Arc<EndpointSlice>> = self
-            .api_servers
-            .all()
-            .into_iter()
-            .filter(|slice| {
-                slice.labels().get("kubernetes.io/service-name").is_some_and(|name| name == "kubernetes")
-            })
-            .collect();
-        protected::discover(&Cluster {
+    /// What states the cluster's own networks.
+    pub fn with_cluster<T>(&self, f: impl FnOnce(&Cluster<'_>) -> T) -> T {
+        f(&Cluster {
             nodes: &self.nodes.all(),
             services: &self.services.all(),
             gateways: &self.gateways.all(),
             service_cidrs: &self.service_cidrs.all(),
-            api_servers: &api_servers,
+            endpoint_slices: &self.api_servers.all(),
         })
     }
 

@@ -4,18 +4,17 @@
 //! due. [`perform`] makes it.
 
 use std::{
-    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use ip_sentry_core::{net::Network, networks::Networks};
+use ip_sentry_core::networks::Networks;
 use ip_sentry_crd::{ProtectedNetworks, protected_networks::ProtectedNetworksStatus};
 use jiff::Timestamp;
 use kube::Client;
 use tokio::sync::watch;
 
-use super::{create, in_force, is_observed, status, write};
+use super::{create, in_force, is_observed, select::Selection, status::status, write};
 
 /// How long the object must be missing before it is created: who installs is about to create it, and would find the
 /// name taken.
@@ -33,7 +32,7 @@ pub enum Write {
 /// What was found in the cluster.
 pub struct Found<'a> {
     /// The networks.
-    pub networks: &'a BTreeSet<Network>,
+    pub selection: &'a Selection<'a>,
     /// The kinds that can't be read though they must be.
     pub unread: &'a [&'static str],
 }
@@ -83,7 +82,7 @@ impl Keeper {
             return (now.saturating_duration_since(since) >= MISSING).then_some(Write::Object);
         };
         self.missing_since = None;
-        status(object, found.networks, found.unread, at).map(Write::Status)
+        status(object, found.selection, found.unread, at).map(Write::Status)
     }
 }
 
@@ -109,8 +108,9 @@ mod tests {
     fn what_is_protected_is_known_once_it_was_observed_and_stays_known() {
         let (announce, protected) = watch::channel(Arc::default());
         let mut keeper = Keeper::new(announce);
-        let networks = BTreeSet::from(["10.99.0.11/32".parse().unwrap()]);
-        let found = Found { networks: &networks, unread: &[] };
+        let selection =
+            Selection { networks: vec!["10.99.0.11/32".parse().unwrap()], ..Selection::default() };
+        let found = Found { selection: &selection, unread: &[] };
         let mut object = ProtectedNetworks::new("cluster", ProtectedNetworksSpec::default());
         assert!(!keeper.read(None) && !keeper.read(Some(&object)));
         let Some(Write::Status(status)) = keeper.due(Some(&object), &found, Instant::now(), at(1)) else {
@@ -127,8 +127,8 @@ mod tests {
     #[test]
     fn the_object_is_created_once_it_has_been_missing_for_a_while() {
         let mut keeper = Keeper::new(watch::channel(Arc::default()).0);
-        let networks = BTreeSet::new();
-        let found = Found { networks: &networks, unread: &[] };
+        let selection = Selection::default();
+        let found = Found { selection: &selection, unread: &[] };
         let object = ProtectedNetworks::new("cluster", ProtectedNetworksSpec::default());
         let start = Instant::now();
         #[rustfmt::skip]
