@@ -7,12 +7,14 @@
 //! * [`desired`]: the view at one moment, as entries with the time they have left.
 //! * [`sets`]: which kernel set an entry belongs in.
 //! * [`plan`]: the difference between what a set holds and what it should hold.
-//! * [`chain`]: the few rules that use the sets, as text for `iptables-restore` and back from `iptables-save`.
+//! * [`rules`]: the few rules that use the sets, and what a banned source reaches all the same.
+//! * [`chain`]: rules as text for `iptables-restore`, and back from `iptables-save`.
 //! * [`plain`]: the same bans as one rule each, for kernels without sets.
 
 pub mod chain;
 pub mod desired;
 pub mod plain;
 pub mod plan;
+pub mod rules;
 pub mod sets;
 pub mod view;

@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::CustomResource;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::condition;
@@ -45,6 +45,12 @@ use crate::condition;
         description = "Packets dropped."
     ),
     printcolumn(
+        name = "Operator",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"OperatorActive\")].status",
+        description = "Whether an operator is at work, as this node sees it: without one nobody is detected."
+    ),
+    printcolumn(
         name = "Heartbeat",
         type_ = "date",
         json_path = ".status.lastHeartbeat",
@@ -64,8 +70,11 @@ pub struct NodeFirewallSpec {}
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeFirewallStatus {
-    /// `Ready`: every ban is in the kernel and the rules stand where they must. `BackendDetected`: the kernel
-    /// has what the backend needs. `ChainFirst`: nothing in INPUT or FORWARD comes before the chain.
+    /// `Ready`: every ban is in the kernel, the rules stand where they must, and `Enforcing` is True. `Enforcing`:
+    /// drops are not paused, and packets to pods were not seen to go around the rules. `BackendDetected`: the
+    /// kernel has what the backend needs. `ChainFirst`: nothing in INPUT or FORWARD comes before the chain.
+    /// `OperatorActive`: an operator leads, by its sign of life in ProtectedNetworks; False 50 seconds after the
+    /// last.
     #[serde(default)]
     #[schemars(schema_with = "condition::schema")]
     pub conditions: Vec<Condition>,
@@ -76,7 +85,8 @@ pub struct NodeFirewallStatus {
     /// Bans work with each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kube_proxy: Option<String>,
-    /// Banned networks in the kernel, IPv4 and IPv6 together.
+    /// Banned networks in the kernel, IPv4 and IPv6 together. Written some seconds after it changes, at most every
+    /// 20 seconds; packets, bytes and times with the heartbeat.
     #[serde(default)]
     pub entries: i64,
     /// Packets of banned sources dropped since the chain was made.
@@ -95,9 +105,31 @@ pub struct NodeFirewallStatus {
     /// How often this agent had to put right what somebody else changed, since it started.
     #[serde(default)]
     pub repairs: i64,
+    /// Until when nothing is dropped here, by spec.pausedUntil of ProtectedNetworks. Absent where drops are not
+    /// paused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_until: Option<Time>,
+    /// Ports of this node that banned sources reach, such as `TCP/22`: spec.failsafePorts of ProtectedNetworks, and
+    /// the API server's where it runs here. As read back from the kernel's rules.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "up_to_64_texts")]
+    pub failsafe_ports: Vec<String>,
+    /// API servers on other nodes that banned sources reach through this one, such as `10.0.0.5:6443`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "up_to_64_texts")]
+    pub api_servers: Vec<String>,
     /// When the agent last wrote this; at least every 60 seconds and some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_heartbeat: Option<Time>,
+}
+
+fn up_to_64_texts(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 64,
+        "x-kubernetes-list-type": "atomic",
+        "items": {"type": "string", "maxLength": 64},
+    })
 }
 
 /// How a node enforces bans.

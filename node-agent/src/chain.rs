@@ -1,4 +1,4 @@
-//! Keeps the chain `IP-BLOCKER` and its jumps in place.
+//! Keeps the chains `IP-BLOCKER`, `IP-BLOCKER-HIT` and the jumps to them in place.
 //!
 //! Owns the `iptables-legacy` tools. What the chain has to hold comes in; how it stands, as read back from the
 //! kernel, goes out. Whoever else writes rules locks the same file, so its being closed is the sign to look
@@ -13,7 +13,8 @@ use std::{
 use futures::StreamExt;
 use inotify::{EventMask, EventStream, Inotify, WatchMask};
 use ip_sentry_core::enforce::{
-    chain::{Counters, Place, Rules, Table},
+    chain::{Counters, Place, Table},
+    rules::Rules,
     sets::Family,
 };
 use tokio::{
@@ -226,6 +227,9 @@ impl ChainKeeper {
             }
             status.verified = whole.then_some(wanted.backend);
             status.standing = whole.then_some(standing);
+            if whole {
+                status.exceptions = wanted.exceptions.clone();
+            }
             status.no_set_match |= matches!(failure, Some(XtablesError::NoSetMatch(_)));
             status.no_time_match |= matches!(failure, Some(XtablesError::NoTimeMatch(_)));
             status.repairs += repairs;

@@ -5,12 +5,12 @@
 //! always hold the latest. Until the view is complete nothing is written, and when the agent ends nothing is
 //! taken back.
 
-use std::{collections::BTreeSet, error::Error, net::IpAddr, time::Duration};
+use std::{error::Error, time::Duration};
 
 use ip_sentry_core::{
     enforce::{
-        chain::Rules,
         plain,
+        rules::Rules,
         sets::Family,
         view::{BanKey, Complete, Partial, Until, View},
     },
@@ -35,8 +35,10 @@ use crate::{
     sync::{self, Outcome, Step},
 };
 
+mod excepted;
 mod way;
 
+use excepted::Excepted;
 use way::{Way, left_out, open, problem_of, too_many};
 
 /// How often the sets' headers are looked at.
@@ -45,8 +47,6 @@ const GLANCE: Duration = Duration::from_secs(2);
 const AUDIT: Duration = Duration::from_secs(30);
 /// How many pieces of news are taken in before the sets are written, when many wait.
 const BATCH: usize = 4_096;
-/// How many addresses of API servers are remembered.
-const MOST_PEERS: usize = 64;
 
 /// Both states of the view.
 enum Sight {
@@ -68,7 +68,7 @@ pub struct Enforcer {
     whole: bool,
     /// Protected networks that are not in the kernel.
     unguarded: Networks,
-    peers: BTreeSet<IpAddr>,
+    excepted: Excepted,
     version: Option<String>,
     latency: Latency,
     last_audit: Instant,
@@ -96,7 +96,7 @@ impl Enforcer {
             settled: false,
             whole: false,
             unguarded: Networks::default(),
-            peers: BTreeSet::new(),
+            excepted: Excepted::default(),
             version: None,
             latency: Latency::default(),
             last_audit: Instant::now(),
@@ -117,7 +117,7 @@ impl Enforcer {
         glance.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch = Vec::new();
         loop {
-            let next_end = self.next_end();
+            let next_end = self.next_end(Timestamp::now());
             tokio::select! {
                 () = stop.cancelled() => return,
                 count = news.recv_many(&mut batch, BATCH) => {
@@ -130,7 +130,7 @@ impl Enforcer {
                 }
                 _ = glance.tick() => self.glance(),
                 Ok(()) = chain.changed() => self.hear_of_chain(&chain.borrow()),
-                () = tokio::time::sleep(next_end), if next_end != Duration::MAX => self.dirty = true,
+                () = tokio::time::sleep(next_end), if next_end != Duration::MAX => self.want_again(),
             }
             if self.dirty {
                 let chain = chain.borrow_and_update().clone();
@@ -139,14 +139,16 @@ impl Enforcer {
         }
     }
 
-    /// How long until a plain rule has to be taken out because its ban ends.
-    fn next_end(&self) -> Duration {
-        let (Some(Way::Rules), Sight::Complete(view)) = (&self.way, &self.sight) else {
-            return Duration::MAX;
+    /// How long until the rules have to change, because a pause ends or the ban behind a plain rule does.
+    fn next_end(&self, now: Timestamp) -> Duration {
+        let ban = match (&self.way, &self.sight) {
+            (Some(Way::Rules), Sight::Complete(view)) => {
+                view.next_end(now).map(|end| now.duration_until(end))
+            }
+            _ => None,
         };
-        let now = Timestamp::now();
-        let left = view.next_end(now).map(|end| now.duration_until(end));
-        left.and_then(|left| Duration::try_from(left).ok()).unwrap_or(Duration::MAX)
+        let ban = ban.and_then(|left| Duration::try_from(left).ok());
+        ban.into_iter().chain(self.excepted.pause_left(now)).min().unwrap_or(Duration::MAX)
     }
 
     fn hear(&mut self, heard: Heard) {
@@ -169,23 +171,22 @@ impl Enforcer {
                     self.dirty = true;
                 }
             }
-            Heard::Protected(networks) => {
+            Heard::Protected(told) => {
+                self.excepted.told(&told, Timestamp::now());
+                self.want_again();
                 let changed = match &mut self.sight {
                     Sight::Partial(view) => {
-                        view.protected_listed(networks);
+                        view.protected_listed(told.networks);
                         true
                     }
-                    Sight::Complete(view) => view.protect(networks),
+                    Sight::Complete(view) => view.protect(told.networks),
                 };
                 if changed {
                     self.changed_as_a_whole();
                 }
             }
             Heard::Peer(peers) => {
-                if self.peers.len() + peers.len() > MOST_PEERS {
-                    self.peers.clear();
-                }
-                self.peers.extend(peers);
+                self.excepted.met(peers);
                 self.look_for_own();
             }
         }
@@ -202,7 +203,7 @@ impl Enforcer {
 
     /// Looks up the node's own addresses.
     fn look_for_own(&mut self) {
-        let mut own = match addresses::of_node() {
+        let own = match addresses::of_node() {
             Ok(own) => own,
             Err(error) => {
                 self.metrics.kernel_error("addresses");
@@ -210,8 +211,8 @@ impl Enforcer {
                 return;
             }
         };
-        own.extend(&self.peers);
-        let networks: Vec<Network> = addresses::as_networks(&own);
+        let networks: Vec<Network> = addresses::as_networks(&self.excepted.found(own));
+        self.want_again();
         let changed = match &mut self.sight {
             Sight::Partial(view) => {
                 view.own_found(networks);
@@ -250,10 +251,9 @@ impl Enforcer {
 
     fn hear_of_chain(&mut self, chain: &ChainStatus) {
         let with_sets = matches!(self.way, Some(Way::Ipset(_)));
-        if chain.no_set_match && with_sets && self.choice == BackendChoice::Auto
-            || chain.no_time_match && !with_sets
-        {
-            self.dirty = true;
+        self.dirty |= chain.no_set_match && with_sets && self.choice == BackendChoice::Auto;
+        if self.excepted.dates_match(!chain.no_time_match) {
+            self.want_again();
         }
     }
 
@@ -278,12 +278,11 @@ impl Enforcer {
         if !self.dirty && self.whole {
             let entries = view.in_force(now).count();
             self.metrics.bans(entries, 0, 0);
-            // The figures move without waking anybody; they are told with the next heartbeat.
             self.status.send_if_modified(|status| {
-                status.entries = entries;
                 status.version.clone_from(&self.version);
                 status.apply_p99 = self.latency.p99();
-                false
+                // The other figures wake nobody; they are told with the next heartbeat.
+                std::mem::replace(&mut status.entries, entries) != entries
             });
         }
     }
@@ -291,6 +290,7 @@ impl Enforcer {
     /// Reads everything and brings it in step, whatever the way.
     fn bring_in_step(&mut self, chain: &ChainStatus) {
         self.dirty = false;
+        self.excepted.dates_match(!chain.no_time_match);
         self.complete_sight();
         let Sight::Complete(view) = &self.sight else {
             self.tell_waiting();
@@ -308,7 +308,7 @@ impl Enforcer {
                 self.metrics.sync_seconds.observe(self.last_audit.elapsed().as_secs_f64());
                 synced
             }
-            Way::Rules => return self.tell_plain(chain, why),
+            Way::Rules => return self.tell_plain(why),
         };
         match synced {
             Ok(outcome) => {
@@ -316,7 +316,7 @@ impl Enforcer {
                 self.tell_synced(outcome, why);
             }
             Err(error @ IpsetError::Missing) if self.choice == BackendChoice::Auto => {
-                self.tell_plain(chain, error.to_string());
+                self.tell_plain(error.to_string());
             }
             Err(error) => self.tell_failure(&error),
         }
@@ -361,26 +361,24 @@ impl Enforcer {
         self.metrics.bans(outcome.entries, outcome.refused, outcome.withheld);
         // No drop before every exception is in: the chain is asked for once they all were.
         if outcome.unguarded.is_empty() {
-            self.want(Wanted {
-                backend: Backend::Ipset,
-                v4: Rules::of_sets(Family::V4),
-                v6: Rules::of_sets(Family::V6),
-            });
+            self.want_sets();
         }
         self.tell(Backend::Ipset, why, outcome.entries, left_out(&outcome, self.capacity), repairs);
         self.unguarded = outcome.unguarded;
     }
 
     /// Enforces by plain rules: the chain's task writes them.
-    fn tell_plain(&mut self, chain: &ChainStatus, why: String) {
+    fn tell_plain(&mut self, why: String) {
         let Sight::Complete(view) = &self.sight else { return };
         let now = Timestamp::now();
-        let [v4, v6] = Family::BOTH.map(|family| plain::rules(view, family, now, !chain.no_time_match));
+        let exceptions = self.excepted.at(now);
+        let [v4, v6] =
+            Family::BOTH.map(|family| plain::rules(view, family, &exceptions, now, self.excepted.dates));
         let (entries, refused) = (v4.bans + v6.bans, v4.refused + v6.refused);
         self.way = Some(Way::Rules);
         self.settled = false;
         self.metrics.bans(entries, refused, 0);
-        self.want(Wanted { backend: Backend::Rules, v4: v4.rules, v6: v6.rules });
+        self.want(Wanted { backend: Backend::Rules, v4: v4.rules, v6: v6.rules, exceptions });
         self.tell(Backend::Rules, why, entries, too_many(refused), 0);
     }
 
@@ -426,6 +424,24 @@ impl Enforcer {
             status.problem = Some(problem);
             changed
         });
+    }
+
+    /// Has the chain hold what it must by now, where it is asked for already: a pause, an exception, the end of
+    /// either. That waits for no set, so that a pause works while those can't be written.
+    fn want_again(&mut self) {
+        let backend = self.wanted.borrow().as_ref().map(|wanted| wanted.backend);
+        match backend {
+            Some(Backend::Ipset) => self.want_sets(),
+            // These rules are the bans.
+            Some(Backend::Rules) => self.dirty = true,
+            None => {}
+        }
+    }
+
+    fn want_sets(&self) {
+        let exceptions = self.excepted.at(Timestamp::now());
+        let [v4, v6] = Family::BOTH.map(|family| Rules::of_sets(family, &exceptions, self.excepted.dates));
+        self.want(Wanted { backend: Backend::Ipset, v4, v6, exceptions });
     }
 
     fn want(&self, wanted: Wanted) {

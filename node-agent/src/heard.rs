@@ -1,11 +1,15 @@
 //! What the watches tell the enforcer.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Instant};
+use std::{collections::BTreeSet, net::SocketAddr, time::Instant};
 
 use ip_sentry_core::{
-    enforce::view::{BanKey, Bans, Until},
+    enforce::{
+        rules::Port,
+        view::{BanKey, Bans, Until},
+    },
     net::Network,
 };
+use jiff::Timestamp;
 
 /// A piece of news from the API server.
 #[derive(Clone, Debug)]
@@ -28,8 +32,21 @@ pub enum Heard {
         /// When the event came in.
         at: Instant,
     },
-    /// The protected networks, spec and status together.
-    Protected(Vec<Network>),
-    /// The addresses that the API server's packets carry.
-    Peer(BTreeSet<IpAddr>),
+    /// What `ProtectedNetworks` says.
+    Protected(Told),
+    /// The addresses and ports that the API server's packets carry.
+    Peer(BTreeSet<SocketAddr>),
+}
+
+/// What `ProtectedNetworks` says, spec and status together.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Told {
+    /// The networks that are never banned.
+    pub networks: Vec<Network>,
+    /// The API servers.
+    pub api_servers: Vec<SocketAddr>,
+    /// The nodes' ports that banned sources reach too.
+    pub failsafe: BTreeSet<Port>,
+    /// Until when nothing is dropped.
+    pub paused_until: Option<Timestamp>,
 }

@@ -18,6 +18,7 @@ pub mod heard;
 pub mod identity;
 pub mod kernel;
 pub mod latency;
+pub mod leader;
 pub mod list;
 pub mod metrics;
 pub mod report;

@@ -8,6 +8,7 @@ use std::{
 use ip_sentry_core::{
     enforce::{
         chain::{Counters, Place, Table},
+        rules::HIT_CHAIN,
         sets::{Family, Set},
     },
     net::Network,
@@ -93,14 +94,11 @@ fn of_sets(family: Family) -> Result<BTreeMap<Network, Ban>, IpsetError> {
     Ok(bans)
 }
 
-/// The bans among plain rules: `-s NETWORK [-m time --datestop DATE] -j DROP`.
+/// The bans among plain rules: `-s NETWORK [-m time --datestop DATE] -j IP-BLOCKER-HIT`.
 fn of_rules(table: &Table, now: Timestamp) -> BTreeMap<Network, Ban> {
     let read = |rule: &str| -> Option<(Network, Option<i64>)> {
-        let (network, rest) = rule
-            .strip_prefix("-s ")?
-            .strip_suffix(" -j DROP")?
-            .split_once(' ')
-            .unwrap_or((rule.strip_prefix("-s ")?.strip_suffix(" -j DROP")?, ""));
+        let ban = rule.strip_prefix("-s ")?.strip_suffix(HIT_CHAIN)?.strip_suffix(" -j ")?;
+        let (network, rest) = ban.split_once(' ').unwrap_or((ban, ""));
         let left = match rest.strip_prefix("-m time --datestop ") {
             None => None,
             Some(date) => {
@@ -153,9 +151,9 @@ mod tests {
     #[test]
     fn plain_rules_are_read_back() {
         let table = Table::parse([
-            "[5:300] -A IP-BLOCKER -s 203.0.113.0/28 -j DROP",
-            "[1:60] -A IP-BLOCKER -s 2001:db8::/64 -m time --datestop 1970-01-01T00:01:39 -j DROP",
-            "[1:60] -A IP-BLOCKER -s 203.0.113.9/32 -m time --datestop 1970-01-01T00:00:09 -j DROP",
+            "[5:300] -A IP-BLOCKER -s 203.0.113.0/28 -j IP-BLOCKER-HIT",
+            "[1:60] -A IP-BLOCKER -s 2001:db8::/64 -m time --datestop 1970-01-01T00:01:39 -j IP-BLOCKER-HIT",
+            "[1:60] -A IP-BLOCKER -s 203.0.113.9/32 -m time --datestop 1970-01-01T00:00:09 -j IP-BLOCKER-HIT",
             "[1:60] -A IP-BLOCKER -s 10.0.0.0/8 -j RETURN",
         ]);
         let bans = of_rules(&table, Timestamp::from_second(10).unwrap());

@@ -1,4 +1,5 @@
-//! Writes this node's NodeFirewall: conditions as soon as they change, figures with a heartbeat every minute.
+//! Writes this node's NodeFirewall: conditions as soon as they change, the number of entries soon after, and all
+//! figures with a heartbeat every minute.
 //!
 //! When the API server is away nothing waits for this, and nothing is lost: the next write says how things are.
 
@@ -22,19 +23,29 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    backoff::{Backoff, between},
+    backoff::Backoff,
     identity::Node,
     kernel::proxy_mode::ProxyMode,
+    leader::Sign,
     metrics::Metrics,
-    status::{self, ChainStatus, Problem, SetsStatus},
+    status::{self, ChainStatus, Facts, Problem, SetsStatus},
 };
 
-/// Between two heartbeats, in milliseconds: 60 s, give or take.
-const HEARTBEAT_MILLIS: (u64, u64) = (55_000, 63_000);
-/// The least time between two writes, however often the conditions change.
-const PACE: Duration = Duration::from_secs(1);
+mod pace;
+
+use pace::Pace;
+
 /// How long a write may take.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How many texts each list of the status takes.
+const MOST_TEXTS: usize = 64;
+
+/// What decides when to write.
+#[derive(Default)]
+struct Told {
+    findings: Vec<Finding>,
+    entries: i64,
+}
 
 /// Why the NodeFirewall was not written.
 #[derive(Debug, thiserror::Error)]
@@ -61,64 +72,82 @@ pub enum ReportError {
     TimedOut,
 }
 
+/// Everything that is told, as its owners publish it.
+pub struct Sources {
+    /// How the bans stand.
+    pub sets: watch::Receiver<SetsStatus>,
+    /// How the chain stands.
+    pub chain: watch::Receiver<ChainStatus>,
+    /// What keeps the lists of bans and of protected networks away.
+    pub lists: [watch::Receiver<Option<Problem>>; 2],
+    /// The leader's sign of life.
+    pub sign: watch::Receiver<Option<Sign>>,
+    /// What kube-proxy writes its rules with.
+    pub proxy_mode: watch::Receiver<ProxyMode>,
+}
+
+impl Sources {
+    fn look(&mut self) -> Facts {
+        let [bans, protected] = &mut self.lists;
+        Facts {
+            sets: self.sets.borrow_and_update().clone(),
+            chain: self.chain.borrow_and_update().clone(),
+            bans_trouble: bans.borrow_and_update().clone(),
+            protected_trouble: protected.borrow_and_update().clone(),
+            sign: self.sign.borrow_and_update().clone(),
+        }
+    }
+
+    async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
+        let [bans, protected] = &mut self.lists;
+        tokio::select! {
+            changed = self.sets.changed() => changed,
+            changed = self.chain.changed() => changed,
+            changed = bans.changed() => changed,
+            changed = protected.changed() => changed,
+            changed = self.sign.changed() => changed,
+            changed = self.proxy_mode.changed() => changed,
+        }
+    }
+}
+
 /// The task that writes it.
 pub struct Reporter {
     api: Api<NodeFirewall>,
     node: Node,
-    sets: watch::Receiver<SetsStatus>,
-    chain: watch::Receiver<ChainStatus>,
-    lists: [watch::Receiver<Option<Problem>>; 2],
-    proxy_mode: watch::Receiver<ProxyMode>,
+    sources: Sources,
     synced: watch::Sender<bool>,
     metrics: Metrics,
     conditions: Vec<Condition>,
 }
 
 impl Reporter {
-    /// A task that tells how `sets`, `chain` and `lists` stand.
-    #[expect(clippy::too_many_arguments, reason = "one for each thing that is told")]
+    /// A task that tells how `sources` stand.
     #[must_use]
     pub fn new(
         client: Client,
         node: Node,
-        sets: watch::Receiver<SetsStatus>,
-        chain: watch::Receiver<ChainStatus>,
-        lists: [watch::Receiver<Option<Problem>>; 2],
-        proxy_mode: watch::Receiver<ProxyMode>,
+        sources: Sources,
         synced: watch::Sender<bool>,
         metrics: Metrics,
     ) -> Self {
-        Self {
-            api: Api::all(client),
-            node,
-            sets,
-            chain,
-            lists,
-            proxy_mode,
-            synced,
-            metrics,
-            conditions: Vec::new(),
-        }
+        Self { api: Api::all(client), node, sources, synced, metrics, conditions: Vec::new() }
     }
 
     /// Runs until it is told to stop.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut backoff = Backoff::default();
-        let mut written: Vec<Finding> = Vec::new();
-        let mut due = Instant::now();
-        let mut last = Instant::now() - PACE;
+        let mut written = Told::default();
+        let mut pace = Pace::new(Instant::now());
         loop {
-            let (findings, status) = self.look();
-            let changed = findings != written;
-            if changed || Instant::now() >= due {
-                sleep_until(last + PACE).await;
-                last = Instant::now();
+            let (told, status, next) = self.look();
+            let now = Instant::now();
+            pace.differs(told.findings != written.findings, told.entries != written.entries, now);
+            if now >= pace.due() {
                 match self.write(&status).await {
                     Ok(()) => {
-                        written = findings;
                         backoff = Backoff::default();
-                        due = last + Duration::from_millis(between(HEARTBEAT_MILLIS.0, HEARTBEAT_MILLIS.1));
-                        continue;
+                        pace.written(now);
                     }
                     Err(error) => {
                         self.metrics.report_failed();
@@ -126,61 +155,59 @@ impl Reporter {
                             error = &error as &dyn Error,
                             "NodeFirewall not written, trying again"
                         );
-                        due = last + backoff.pause();
-                        // What is not written yet does not count as changed again.
-                        written = findings;
+                        pace.failed(now, backoff.pause());
                     }
                 }
+                written = told;
+                continue;
             }
-            let [bans, protected] = &mut self.lists;
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = sleep_until(due) => {}
-                changed = async {
-                    tokio::select! {
-                        changed = self.sets.changed() => changed,
-                        changed = self.chain.changed() => changed,
-                        changed = bans.changed() => changed,
-                        changed = protected.changed() => changed,
-                        changed = self.proxy_mode.changed() => changed,
-                    }
-                } => if changed.is_err() { return },
+                () = sleep_until(pace.due()) => {}
+                () = sleep_until(next.unwrap_or(now)), if next.is_some() => {}
+                changed = self.sources.changed() => if changed.is_err() { return },
             }
         }
     }
 
-    /// How things stand now: what decides whether to write at once, and what to write.
-    fn look(&mut self) -> (Vec<Finding>, NodeFirewallStatus) {
-        let sets = self.sets.borrow_and_update().clone();
-        let chain = self.chain.borrow_and_update().clone();
-        let lists = self.lists.each_mut().map(|list| list.borrow_and_update().clone());
-        let findings = status::findings(&sets, &chain, lists.iter().flatten().next());
-        let ready = status::is_ready(&sets, &chain);
+    /// How things stand now: what decides when to write, what to write, and when to look again in any case.
+    fn look(&mut self) -> (Told, NodeFirewallStatus, Option<Instant>) {
+        let facts = self.sources.look();
+        let at = Instant::now();
+        let findings = status::findings(&facts, at);
+        let next = facts.sign.as_ref().map(Sign::patience_ends).filter(|ends| *ends > at);
+        let Facts { sets, chain, .. } = facts;
+        let ready = findings.iter().any(|finding| finding.kind == "Ready" && finding.status == Some(true));
         self.metrics.ready(ready);
-        if ready {
+        if status::is_in_step(&sets, &chain) {
             self.synced.send_if_modified(|synced| !std::mem::replace(synced, true));
         }
         let now = Timestamp::now();
         self.conditions = merge(&self.conditions, &findings, None, now);
+        let texts = |texts: Vec<String>| texts.into_iter().take(MOST_TEXTS).collect();
+        let exceptions = chain.exceptions;
         let status = NodeFirewallStatus {
             conditions: self.conditions.clone(),
             backend: sets.backend,
-            kube_proxy: Some(self.proxy_mode.borrow_and_update().to_string()),
+            kube_proxy: Some(self.sources.proxy_mode.borrow_and_update().to_string()),
             entries: whole(sets.entries as u64),
             packets_dropped: whole(chain.dropped.packets),
             bytes_dropped: whole(chain.dropped.bytes),
             last_applied_resource_version: sets.version,
             apply_micros_p99: sets.apply_p99.map(|time| i64::try_from(time.as_micros()).unwrap_or(i64::MAX)),
             repairs: whole(sets.repairs + chain.repairs),
+            paused_until: exceptions.paused_until.map(Time),
+            failsafe_ports: texts(exceptions.node_ports.iter().map(ToString::to_string).collect()),
+            api_servers: texts(exceptions.api_servers.iter().map(ToString::to_string).collect()),
             last_heartbeat: Some(Time(now)),
         };
-        // How many there are is a figure and waits for the heartbeat.
-        let mut decisive = findings;
-        decisive
+        // What is told of a condition that holds is a figure in most cases and waits for the heartbeat.
+        let mut findings = findings;
+        findings
             .iter_mut()
             .filter(|finding| finding.status == Some(true))
             .for_each(|finding| finding.message.clear());
-        (decisive, status)
+        (Told { findings, entries: status.entries }, status, next)
     }
 
     async fn write(&self, status: &NodeFirewallStatus) -> Result<(), ReportError> {

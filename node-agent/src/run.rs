@@ -19,12 +19,9 @@ use crate::{
     identity,
     kernel::proxy_mode::{self, ProxyMode},
     metrics::Metrics,
-    report::Reporter,
+    report::{Reporter, Sources},
     status::{ChainStatus, SetsStatus},
-    watch::{
-        Watch,
-        kinds::{IpBans, Protected},
-    },
+    watch::{Watch, kinds::IpBans, protected::Protected},
 };
 
 /// How many pieces of news may wait for the enforcer. A watch that finds no room waits, and the server buffers.
@@ -50,22 +47,21 @@ pub async fn run(args: RunArgs) -> Result<()> {
     let (chain, chain_state) = watch::channel(ChainStatus::default());
     let (proxy_mode, proxy_mode_state) = watch::channel(ProxyMode::Unknown);
     let (synced, synced_state) = watch::channel(false);
+    let (sign, sign_state) = watch::channel(None);
 
     let protected =
-        Watch::new(client.clone(), Protected::default(), news.clone(), protected_trouble, metrics.clone());
+        Watch::new(client.clone(), Protected::new(sign), news.clone(), protected_trouble, metrics.clone());
     let bans = Watch::new(client.clone(), IpBans, news, bans_trouble, metrics.clone());
     let enforcer = Enforcer::new(args.backend, args.max_entries, metrics.clone(), sets, wanted);
     let keeper = ChainKeeper::new(wanted_state, chain, metrics.clone());
-    let reporter = Reporter::new(
-        client,
-        node,
-        sets_state,
-        chain_state.clone(),
-        [bans_state, protected_state],
-        proxy_mode_state,
-        synced,
-        metrics.clone(),
-    );
+    let sources = Sources {
+        sets: sets_state,
+        chain: chain_state.clone(),
+        lists: [bans_state, protected_state],
+        sign: sign_state,
+        proxy_mode: proxy_mode_state,
+    };
+    let reporter = Reporter::new(client, node, sources, synced, metrics.clone());
 
     let mut tasks = JoinSet::new();
     tasks.spawn(protected.run(stop.clone()));

@@ -6,8 +6,14 @@
 
 use std::time::Duration;
 
-use ip_sentry_core::enforce::chain::{Counters, Rules};
+use ip_sentry_core::enforce::{
+    chain::Counters,
+    rules::{Exceptions, Rules},
+};
 use ip_sentry_crd::{condition::Finding, node_firewall::Backend};
+use tokio::time::Instant;
+
+use crate::leader::{self, Sign};
 
 /// Something that keeps this node from protecting, for people.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -27,6 +33,8 @@ pub struct Wanted {
     pub v4: Rules,
     /// The IPv6 rules.
     pub v6: Rules,
+    /// What banned sources still reach by these rules.
+    pub exceptions: Exceptions,
 }
 
 /// How the bans stand.
@@ -66,6 +74,8 @@ pub enum Standing {
 pub struct ChainStatus {
     /// The backend whose rules were read back as they must be.
     pub verified: Option<Backend>,
+    /// What banned sources still reach by the rules that were last read back whole.
+    pub exceptions: Exceptions,
     /// Where the jumps stand, once that was read.
     pub standing: Option<Standing>,
     /// What went wrong.
@@ -80,15 +90,38 @@ pub struct ChainStatus {
     pub dropped: Counters,
 }
 
-/// The conditions that follow.
-#[must_use]
-pub fn findings(sets: &SetsStatus, chain: &ChainStatus, lists: Option<&Problem>) -> Vec<Finding> {
-    vec![ready(sets, chain, lists), backend(sets), first(chain)]
+/// All that the conditions are told from.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// How the bans stand.
+    pub sets: SetsStatus,
+    /// How the chain stands.
+    pub chain: ChainStatus,
+    /// What keeps the list of bans away.
+    pub bans_trouble: Option<Problem>,
+    /// What keeps the list of protected networks away.
+    pub protected_trouble: Option<Problem>,
+    /// The leader's sign of life.
+    pub sign: Option<Sign>,
 }
 
-/// Whether this node drops every banned source.
+/// The conditions that follow.
 #[must_use]
-pub fn is_ready(sets: &SetsStatus, chain: &ChainStatus) -> bool {
+pub fn findings(facts: &Facts, now: Instant) -> Vec<Finding> {
+    let Facts { sets, chain, bans_trouble, protected_trouble, sign } = facts;
+    let enforcing = enforcing(sets, chain);
+    let mut ready = ready(sets, chain, bans_trouble.as_ref().or(protected_trouble.as_ref()));
+    // Ready means enforced: what keeps packets from being dropped keeps the node from being ready.
+    if ready.status == Some(true) && enforcing.status != Some(true) {
+        ready = Finding { kind: ready.kind, ..enforcing.clone() };
+    }
+    let operator = leader::finding(sign.as_ref(), protected_trouble.as_ref(), now);
+    vec![ready, enforcing, backend(sets), first(chain), operator]
+}
+
+/// Whether every ban is in the kernel, and the rules stand where they must.
+#[must_use]
+pub fn is_in_step(sets: &SetsStatus, chain: &ChainStatus) -> bool {
     sets.waiting_for.is_none()
         && sets.backend.is_some()
         && sets.problem.is_none()
@@ -99,7 +132,7 @@ pub fn is_ready(sets: &SetsStatus, chain: &ChainStatus) -> bool {
 
 fn ready(sets: &SetsStatus, chain: &ChainStatus, lists: Option<&Problem>) -> Finding {
     let no = |problem: &Problem| Finding::no("Ready", problem.reason, problem.message.clone());
-    if is_ready(sets, chain) {
+    if is_in_step(sets, chain) {
         return Finding::yes("Ready", "Enforcing", "every banned network is in the kernel and dropped");
     }
     if let Some(missing) = sets.waiting_for {
@@ -119,6 +152,22 @@ fn ready(sets: &SetsStatus, chain: &ChainStatus, lists: Option<&Problem>) -> Fin
         ),
         (None, None) => Finding::no("Ready", "Starting", "the rules were not read back yet"),
     }
+}
+
+/// Whether the packets of banned sources are dropped, once all is in the kernel as it must be.
+fn enforcing(sets: &SetsStatus, chain: &ChainStatus) -> Finding {
+    const KIND: &str = "Enforcing";
+    if let Some(until) = chain.exceptions.paused_until {
+        let message = format!(
+            "nothing is dropped until {until}, as spec.pausedUntil of ProtectedNetworks/cluster says; take it out \
+             there to end the pause now"
+        );
+        return Finding::no(KIND, "Paused", message);
+    }
+    if !is_in_step(sets, chain) {
+        return Finding::unknown(KIND, "NotInStep", "not all is in the kernel as it must be: see Ready");
+    }
+    Finding::yes(KIND, "Dropping", "packets of banned sources are dropped")
 }
 
 fn backend(sets: &SetsStatus) -> Finding {
@@ -166,8 +215,8 @@ mod tests {
     }
 
     fn reason(sets: &SetsStatus, chain: &ChainStatus) -> (Option<bool>, &'static str) {
-        let ready = findings(sets, chain, None).remove(0);
-        assert_eq!(ready.status == Some(true), is_ready(sets, chain));
+        let facts = Facts { sets: sets.clone(), chain: chain.clone(), ..Facts::default() };
+        let ready = findings(&facts, Instant::now()).remove(0);
         (ready.status, ready.reason)
     }
 
@@ -201,10 +250,24 @@ mod tests {
     }
 
     #[test]
+    fn a_paused_node_is_in_step_but_neither_enforcing_nor_ready() {
+        let (sets, mut chain) = good();
+        chain.exceptions.paused_until = Some("2026-11-22T10:00:00Z".parse().unwrap());
+        assert!(is_in_step(&sets, &chain));
+        let facts = Facts { sets, chain, ..Facts::default() };
+        let told = findings(&facts, Instant::now());
+        for (finding, kind) in told.iter().zip(["Ready", "Enforcing"]) {
+            assert_eq!((finding.kind, finding.status, finding.reason), (kind, Some(false), "Paused"));
+        }
+        assert!(told[0].message.contains("until 2026-11-22T10:00:00Z"), "{}", told[0].message);
+    }
+
+    #[test]
     fn what_keeps_a_list_away_is_told() {
         let sets = SetsStatus { waiting_for: Some("the list of IPBans"), ..SetsStatus::default() };
         let lists = Problem { reason: "Forbidden", message: "403: may not list ipbans".to_owned() };
-        let ready = findings(&sets, &ChainStatus::default(), Some(&lists)).remove(0);
+        let facts = Facts { sets, bans_trouble: Some(lists), ..Facts::default() };
+        let ready = findings(&facts, Instant::now()).remove(0);
         assert_eq!(
             ready.message,
             "waiting for the list of IPBans: 403: may not list ipbans; until then nothing in the kernel is changed"

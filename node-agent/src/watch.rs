@@ -28,6 +28,7 @@ use crate::{
 
 pub mod items;
 pub mod kinds;
+pub mod protected;
 
 use items::{Items, Lines, Overlong};
 use kinds::{Event, Kind, Listing};

@@ -9,8 +9,17 @@
 #[path = "netns/lab.rs"]
 mod lab;
 
+#[path = "netns/peers.rs"]
+mod peers;
+
 #[path = "netns/packets.rs"]
 mod packets;
+
+#[path = "netns/directions.rs"]
+mod directions;
+
+#[path = "netns/exceptions.rs"]
+mod exceptions;
 
 #[path = "netns/drift.rs"]
 mod drift;

@@ -1,39 +1,18 @@
-//! The chain `IP-BLOCKER` and the jumps to it: recognised in what `iptables-save` prints, rendered for
+//! Our chains and the jumps to them: recognised in what `iptables-save` prints, rendered for
 //! `iptables-restore --noflush`.
 //!
-//! The chain is ours and is written as a whole; in INPUT and FORWARD nothing is touched but our own jumps. A
+//! The chains are ours and are written as a whole; in INPUT and FORWARD nothing is touched but our own jumps. A
 //! restore is one change of the kernel's table, so no packet sees half of it.
 
 use std::fmt::Write;
 
-use super::sets::{Family, Set};
+use super::rules::{CHAIN, HIT_CHAIN, Rules};
 
-/// The name of the chain, in the table `filter` of both families.
-pub const CHAIN: &str = "IP-BLOCKER";
 /// The chains that jump to ours first: packets for the node itself, and packets for its pods.
 pub const HOOKS: [&str; 2] = ["INPUT", "FORWARD"];
 
-/// What must be in the chain: rules as `iptables-save` prints them, without `-A IP-BLOCKER`.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Rules(pub Vec<String>);
-
-impl Rules {
-    /// The rules that use the sets: one for each set of bans, however many bans there are.
-    ///
-    /// A packet that is in no set of bans costs one look-up a rule; only one that is, is looked up among the
-    /// protected networks, which always pass.
-    #[must_use]
-    pub fn of_sets(family: Family) -> Self {
-        let allow = Set::allow(family).name();
-        let bans = Set::ALL.into_iter().filter(|set| set.family() == family && !set.is_allow());
-        Self(
-            bans.map(|set| {
-                format!("-m set --match-set {} src -m set ! --match-set {allow} src -j DROP", set.name())
-            })
-            .collect(),
-        )
-    }
-}
+/// Our chains: what goes to the second is named by the first.
+const CHAINS: [&str; 2] = [CHAIN, HIT_CHAIN];
 
 /// Packets and bytes that a rule matched.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -58,12 +37,23 @@ impl std::ops::Add for Counters {
 /// The table `filter` of one family, as far as it concerns us.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Table {
-    /// The rules in our chain with their counters; `None` where there is no such chain.
-    chain: Option<Vec<(String, Counters)>>,
-    /// For each of [`HOOKS`]: how many rules it has and at which places, from 0, are plain jumps to our chain.
-    hooks: [(usize, Vec<usize>); 2],
-    /// Every rule elsewhere that goes to our chain, as `CHAIN the rest`.
+    /// The rules in each of [`CHAINS`] with their counters; `None` where there is no such chain.
+    chains: [Option<Vec<(String, Counters)>>; 2],
+    /// What there is in each of [`HOOKS`].
+    hooks: [Hook; 2],
+    /// Every rule elsewhere that goes to a chain of ours, as `CHAIN the rest`.
     references: Vec<String>,
+}
+
+/// A chain of the kernel that jumps to ours.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct Hook {
+    /// How many rules it has.
+    rules: usize,
+    /// At which places, from 0, are plain jumps to our chain.
+    jumps: Vec<usize>,
+    /// What went through those.
+    passed: Counters,
 }
 
 /// Where our jumps stand.
@@ -90,8 +80,10 @@ impl Table {
     pub fn parse<'a>(lines: impl IntoIterator<Item = &'a str>) -> Self {
         let mut table = Self::default();
         for line in lines {
-            if line.strip_prefix(':').is_some_and(|rest| rest.split(' ').next() == Some(CHAIN)) {
-                table.chain.get_or_insert_default();
+            if let Some(chain) = line.strip_prefix(':').and_then(|rest| rest.split(' ').next()) {
+                if let Some(ours) = table.ours(chain) {
+                    ours.get_or_insert_default();
+                }
                 continue;
             }
             let (counters, rule) = split_counters(line);
@@ -103,78 +95,99 @@ impl Table {
         table
     }
 
+    fn ours(&mut self, chain: &str) -> Option<&mut Option<Vec<(String, Counters)>>> {
+        self.chains.get_mut(CHAINS.iter().position(|ours| *ours == chain)?)
+    }
+
     fn take_rule(&mut self, chain: &str, rest: &str, counters: Counters) {
-        if chain == CHAIN {
-            self.chain.get_or_insert_default().push((rest.to_owned(), counters));
+        if let Some(ours) = self.ours(chain) {
+            ours.get_or_insert_default().push((rest.to_owned(), counters));
             return;
         }
         let hook = HOOKS.iter().position(|hook| *hook == chain);
         let target = rest.rsplit_once("-j ").or_else(|| rest.rsplit_once("-g ")).map(|(_, target)| target);
-        let ours = target.and_then(|target| target.split(' ').next()) == Some(CHAIN);
+        let target = target.and_then(|target| target.split(' ').next());
         let is_jump = hook.is_some() && rest.strip_prefix("-j ") == Some(CHAIN);
-        if ours && !is_jump {
+        if target.is_some_and(|target| CHAINS.contains(&target)) && !is_jump {
             self.references.push(format!("{chain} {rest}"));
         }
-        if let Some((rules, jumps)) = hook.and_then(|hook| self.hooks.get_mut(hook)) {
+        if let Some(hook) = hook.and_then(|hook| self.hooks.get_mut(hook)) {
             if is_jump {
-                jumps.push(*rules);
+                hook.jumps.push(hook.rules);
+                hook.passed = hook.passed + counters;
             }
-            *rules += 1;
+            hook.rules += 1;
         }
     }
 
     /// Where our jumps stand.
     #[must_use]
     pub fn place(&self) -> Place {
-        if self.hooks.iter().any(|(_, jumps)| jumps.is_empty()) {
+        if self.hooks.iter().any(|hook| hook.jumps.is_empty()) {
             Place::Missing
-        } else if self.hooks.iter().all(|(_, jumps)| jumps[..] == [0]) {
+        } else if self.hooks.iter().all(|hook| hook.jumps[..] == [0]) {
             Place::First
         } else {
             Place::Behind
         }
     }
 
-    /// Whether the chain holds exactly these rules in this order.
+    /// Whether our chains hold exactly these rules in this order.
     #[must_use]
     pub fn holds(&self, rules: &Rules) -> bool {
-        self.chain.as_ref().is_some_and(|chain| chain.iter().map(|(rule, _)| rule).eq(&rules.0))
+        let pairs = self.chains.iter().zip([&rules.chain, &rules.hit]);
+        pairs.into_iter().all(|(held, wanted)| {
+            held.as_ref().is_some_and(|held| held.iter().map(|(rule, _)| rule).eq(wanted))
+        })
     }
 
     /// Whether there is nothing of ours here.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.chain.is_none()
+        self.chains.iter().all(Option::is_none)
             && self.references.is_empty()
-            && self.hooks.iter().all(|(_, jumps)| jumps.is_empty())
+            && self.hooks.iter().all(|hook| hook.jumps.is_empty())
     }
 
-    /// The rules of the chain with what they matched.
+    /// The rules of the chain that every packet passes, with what they matched.
     #[must_use]
     pub fn rules(&self) -> &[(String, Counters)] {
-        self.chain.as_deref().unwrap_or_default()
+        let [chain, _] = &self.chains;
+        chain.as_deref().unwrap_or_default()
     }
 
     /// What the rules that drop have dropped since they were put in.
     #[must_use]
     pub fn dropped(&self) -> Counters {
-        let drops = self.rules().iter().filter(|(rule, _)| rule.ends_with("-j DROP"));
+        let rules = self.chains.iter().flatten().flatten();
+        let drops = rules.filter(|(rule, _)| rule.ends_with("-j DROP"));
         drops.fold(Counters::default(), |sum, (_, counters)| sum + *counters)
     }
 
-    /// The restore text that makes the chain hold `rules` and puts the jumps first, or `None` where all that is
+    /// What went from FORWARD through our chain since the jump was put in, banned or not.
+    #[must_use]
+    pub fn forwarded(&self) -> Counters {
+        let [_, forward] = &self.hooks;
+        forward.passed
+    }
+
+    /// The restore text that makes our chains hold `rules` and puts the jumps first, or `None` where all that is
     /// so. With `keep_place` a jump that stands behind other rules stays where it is.
     #[must_use]
     pub fn repair(&self, rules: &Rules, keep_place: bool) -> Option<String> {
         let mut text = String::new();
         if !self.holds(rules) {
-            // Declaring the chain makes it, or empties the one that is there.
-            line(&mut text, format_args!(":{CHAIN} - [0:0]"));
-            for rule in &rules.0 {
-                line(&mut text, format_args!("-A {CHAIN} {rule}"));
+            // Declaring a chain makes it, or empties the one that is there.
+            for chain in CHAINS {
+                line(&mut text, format_args!(":{chain} - [0:0]"));
+            }
+            for (chain, rules) in CHAINS.iter().zip([&rules.chain, &rules.hit]) {
+                for rule in rules {
+                    line(&mut text, format_args!("-A {chain} {rule}"));
+                }
             }
         }
-        for (hook, (_, jumps)) in HOOKS.iter().zip(&self.hooks) {
+        for (hook, Hook { jumps, .. }) in HOOKS.iter().zip(&self.hooks) {
             let stays = if keep_place { jumps.len() == 1 } else { jumps[..] == [0] };
             if stays {
                 continue;
@@ -187,7 +200,7 @@ impl Table {
         (!text.is_empty()).then(|| format!("*filter\n{text}COMMIT\n"))
     }
 
-    /// The restore text that takes out the chain and everything that goes to it, or `None` where there is
+    /// The restore text that takes out our chains and everything that goes to them, or `None` where there is
     /// nothing.
     #[must_use]
     pub fn removal(&self) -> Option<String> {
@@ -195,7 +208,7 @@ impl Table {
             return None;
         }
         let mut text = String::from("*filter\n");
-        for (hook, (_, jumps)) in HOOKS.iter().zip(&self.hooks) {
+        for (hook, Hook { jumps, .. }) in HOOKS.iter().zip(&self.hooks) {
             for _ in jumps {
                 line(&mut text, format_args!("-D {hook} -j {CHAIN}"));
             }
@@ -203,9 +216,13 @@ impl Table {
         for rule in &self.references {
             line(&mut text, format_args!("-D {rule}"));
         }
-        if self.chain.is_some() {
-            line(&mut text, format_args!("-F {CHAIN}"));
-            line(&mut text, format_args!("-X {CHAIN}"));
+        // Emptied first, since one goes to the other.
+        let there = || CHAINS.iter().zip(&self.chains).filter(|(_, rules)| rules.is_some());
+        for (chain, _) in there() {
+            line(&mut text, format_args!("-F {chain}"));
+        }
+        for (chain, _) in there() {
+            line(&mut text, format_args!("-X {chain}"));
         }
         text.push_str("COMMIT\n");
         Some(text)

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::{
-    chain::Rules,
+    rules::{self, Exceptions, HIT_CHAIN, Rules},
     sets::Family,
     view::{Complete, Until, View},
 };
@@ -19,15 +19,12 @@ use crate::net::Network;
 /// 500 rules cost a clean packet about 2.5 µs, four times what it costs without them (kernel 6.18, measured).
 pub const MOST_RULES: usize = 500;
 
-/// The last second that the time match knows: its dates end in 2038.
-const LAST_DATE: i64 = i32::MAX as i64;
-
 /// Rules for one family.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct PlainRules {
     /// The rules, in order.
     pub rules: Rules,
-    /// How many of them drop.
+    /// How many of them are bans.
     pub bans: usize,
     /// How many bans had no room.
     pub refused: usize,
@@ -37,7 +34,13 @@ pub struct PlainRules {
 ///
 /// With `dates` the kernel itself ends a ban; without, a rule stays until the next rendering leaves it out.
 #[must_use]
-pub fn rules(view: &View<Complete>, family: Family, now: Timestamp, dates: bool) -> PlainRules {
+pub fn rules(
+    view: &View<Complete>,
+    family: Family,
+    exceptions: &Exceptions,
+    now: Timestamp,
+    dates: bool,
+) -> PlainRules {
     let mut bans: Vec<(Until, Network)> = view
         .in_force(now)
         .map(|(source, until)| (until, source.network()))
@@ -53,20 +56,13 @@ pub fn rules(view: &View<Complete>, family: Family, now: Timestamp, dates: bool)
         .copied()
         .collect();
     let returns = returns.into_iter().map(|network| format!("-s {network} -j RETURN"));
-    let drops = bans.iter().map(|(until, network)| match until.second().and_then(date) {
-        Some(date) if dates => format!("-s {network} -m time --datestop {date} -j DROP"),
-        _ => format!("-s {network} -j DROP"),
+    let hits = bans.iter().map(|(until, network)| match until.second().and_then(rules::date) {
+        Some(date) if dates => format!("-s {network} -m time --datestop {date} -j {HIT_CHAIN}"),
+        _ => format!("-s {network} -j {HIT_CHAIN}"),
     });
-    PlainRules { rules: Rules(returns.chain(drops).collect()), bans: bans.len(), refused }
-}
-
-/// The last second of a ban as the time match takes it: UTC, and that second included.
-fn date(end: i64) -> Option<String> {
-    if end > LAST_DATE {
-        return None;
-    }
-    let last = Timestamp::from_second(end.checked_sub(1)?).ok()?;
-    Some(last.strftime("%Y-%m-%dT%H:%M:%S").to_string())
+    let rules =
+        Rules { chain: returns.chain(hits).collect(), hit: rules::hit(family, exceptions, dates, None) };
+    PlainRules { rules, bans: bans.len(), refused }
 }
 
 #[cfg(test)]
@@ -107,17 +103,19 @@ mod tests {
             ],
             &["203.0.113.4/32", "198.51.100.0/24"],
         );
-        let got = |family, dates| rules(&view, family, Timestamp::UNIX_EPOCH, dates).rules.0;
+        let got = |family, dates| {
+            rules(&view, family, &Exceptions::default(), Timestamp::UNIX_EPOCH, dates).rules.chain
+        };
         assert_eq!(
             got(Family::V4, true),
             [
                 "-s 203.0.113.4/32 -j RETURN",
-                "-s 203.0.113.0/28 -j DROP",
-                "-s 203.0.113.8/32 -j DROP",
-                "-s 203.0.113.7/32 -m time --datestop 2026-11-22T09:59:59 -j DROP",
+                "-s 203.0.113.0/28 -j IP-BLOCKER-HIT",
+                "-s 203.0.113.8/32 -j IP-BLOCKER-HIT",
+                "-s 203.0.113.7/32 -m time --datestop 2026-11-22T09:59:59 -j IP-BLOCKER-HIT",
             ]
         );
-        assert_eq!(got(Family::V6, false), ["-s 2001:db8::/64 -j DROP"]);
+        assert_eq!(got(Family::V6, false), ["-s 2001:db8::/64 -j IP-BLOCKER-HIT"]);
     }
 
     #[test]
@@ -129,9 +127,12 @@ mod tests {
             .zip(1i64..)
             .map(|(text, second)| (text.as_str(), Until::at(Timestamp::from_second(second).unwrap())))
             .collect();
-        let got = rules(&view(&bans, &[]), Family::V4, Timestamp::UNIX_EPOCH, true);
-        assert_eq!((got.bans, got.refused, got.rules.0.len()), (MOST_RULES, 2, MOST_RULES));
-        assert!(!got.rules.0.iter().any(|rule| rule.contains("10.0.0.0/32") || rule.contains("10.0.0.1/32")));
+        let view = view(&bans, &[]);
+        let got = rules(&view, Family::V4, &Exceptions::default(), Timestamp::UNIX_EPOCH, true);
+        assert_eq!((got.bans, got.refused, got.rules.chain.len()), (MOST_RULES, 2, MOST_RULES));
+        assert!(
+            !got.rules.chain.iter().any(|rule| rule.contains("10.0.0.0/32") || rule.contains("10.0.0.1/32"))
+        );
     }
 
     proptest! {
@@ -155,9 +156,10 @@ mod tests {
             view.own_found(Vec::new());
             let view = view.complete().unwrap();
             let address = std::net::Ipv4Addr::from_bits(0xcb00_7100 | probe).into();
-            let verdict = rules(&view, Family::V4, Timestamp::UNIX_EPOCH, true).rules.0.iter().find_map(|rule| {
+            let rules = rules(&view, Family::V4, &Exceptions::default(), Timestamp::UNIX_EPOCH, true).rules;
+            let verdict = rules.chain.iter().find_map(|rule| {
                 let (network, target) = rule.strip_prefix("-s ")?.split_once(" -j ")?;
-                network.parse::<Network>().unwrap().contains(address).then(|| target == "DROP")
+                network.parse::<Network>().unwrap().contains(address).then(|| target == HIT_CHAIN)
             });
             let is_protected = protected.iter().any(|network| network.contains(address));
             let is_banned = (26u8..=32).any(|prefix| {

@@ -51,24 +51,24 @@ const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
 const TCP: u8 = 6;
 
-/// The addresses that packets from the API server carry: the peer's, and the one behind it where the peer is a
-/// Service's address that this node translates.
+/// The addresses and ports that packets from the API server carry: the peer's, and those behind it where the peer
+/// is a Service's address that this node translates.
 ///
 /// A reply is turned back into the Service's only after INPUT has seen it, so the one behind counts.
 #[must_use]
-pub fn of_peer(local: SocketAddr, remote: SocketAddr) -> BTreeSet<IpAddr> {
+pub fn of_peer(local: SocketAddr, remote: SocketAddr) -> BTreeSet<SocketAddr> {
     let (local, remote) = (canonical(local), canonical(remote));
-    let mut found = BTreeSet::from([remote.ip()]);
+    let mut found = BTreeSet::from([remote]);
     // Without connection tracking, or without an entry, nothing is translated.
     if let Ok(Some(behind)) = behind(local, remote) {
         found.insert(behind);
     }
-    found.retain(|address| scope(*address) != Scope::Special);
+    found.retain(|address| scope(address.ip()) != Scope::Special);
     found
 }
 
 /// Where connection tracking expects the replies of this TCP connection from.
-fn behind(local: SocketAddr, remote: SocketAddr) -> Result<Option<IpAddr>, NetlinkError> {
+fn behind(local: SocketAddr, remote: SocketAddr) -> Result<Option<SocketAddr>, NetlinkError> {
     // Which attributes hold an IPv4 or IPv6 address, source and destination.
     let (family, source, destination) = if local.is_ipv4() { (2, 1, 2) } else { (10, 3, 4) };
     let mut message = Message::new(CONNTRACK_GET, 0, &[family, 0, 0, 0]);
@@ -86,12 +86,12 @@ fn behind(local: SocketAddr, remote: SocketAddr) -> Result<Option<IpAddr>, Netli
 
     let mut found = None;
     Netlink::open(NETLINK_NETFILTER)?.get(message, |_, payload| {
-        found = payload
-            .get(4..)
-            .and_then(|attributes| netlink::attribute(attributes, CTA_TUPLE_REPLY))
-            .and_then(|tuple| netlink::attribute(tuple, CTA_TUPLE_IP))
-            .and_then(|ip| netlink::attribute(ip, source))
-            .and_then(read_address);
+        let tuple = payload.get(4..).and_then(|attributes| netlink::attribute(attributes, CTA_TUPLE_REPLY));
+        found = tuple.and_then(|tuple| {
+            let ip = netlink::attribute(netlink::attribute(tuple, CTA_TUPLE_IP)?, source)?;
+            let port = netlink::attribute(netlink::attribute(tuple, CTA_TUPLE_PROTO)?, CTA_PROTO_SRC_PORT)?;
+            Some(SocketAddr::new(read_address(ip)?, u16::from_be_bytes(port.try_into().ok()?)))
+        });
     })?;
     Ok(found)
 }

@@ -28,6 +28,9 @@ pub enum XtablesError {
     /// The kernel can't match the time.
     #[error("the kernel can't match the time in rules ({0})")]
     NoTimeMatch(ToolError),
+    /// The kernel can't match connections.
+    #[error("the kernel can't match connections in rules: load the module xt_conntrack ({0})")]
+    NoConntrackMatch(ToolError),
     /// Somebody else holds the lock.
     #[error(
         "another program holds the xtables lock, or /run/xtables.lock can't be opened: mount it from the host ({0})"
@@ -55,6 +58,7 @@ impl XtablesError {
         match self {
             Self::NoSetMatch(_) => "SetMatchMissing",
             Self::NoTimeMatch(_) => "TimeMatchMissing",
+            Self::NoConntrackMatch(_) => "ConntrackMatchMissing",
             Self::Locked(_) => "XtablesLocked",
             Self::NoTable(_) => "NoFilterTable",
             Self::NotAsWritten => "ChainContended",
@@ -82,6 +86,9 @@ impl XtablesError {
             Self::NoSetMatch(error)
         } else if input.contains("--datestop") && (says(&["match `time'"]) || refused && lacks("time")) {
             Self::NoTimeMatch(error)
+        } else if input.contains("--ctdir") && (says(&["match `conntrack'"]) || refused && lacks("conntrack"))
+        {
+            Self::NoConntrackMatch(error)
         } else {
             Self::Tool(error)
         }
@@ -149,8 +156,9 @@ mod tests {
 
     #[test]
     fn what_a_tool_complains_of_becomes_a_reason() {
-        let sets = "-A IP-BLOCKER -m set --match-set a src -j DROP";
-        let time = "-A IP-BLOCKER -s 192.0.2.1/32 -m time --datestop 2026-11-22T10:00:00 -j DROP";
+        let sets = "-A IP-BLOCKER -m set --match-set a src -j IP-BLOCKER-HIT";
+        let time = "-A IP-BLOCKER-HIT -m time --datestop 2026-11-22T10:00:00 -j RETURN";
+        let conn = "-A IP-BLOCKER-HIT -m conntrack --ctdir REPLY -j RETURN";
         #[rustfmt::skip]
         let table = [
             // status, complaint (iptables 1.8.9)                                                  input lacks   reason
@@ -162,6 +170,7 @@ mod tests {
             (1, "iptables-restore: line 3 failed",                                                 sets, "time", "IptablesFailed"),
             (1, "iptables-restore: line 3 failed",                                                 time, "time", "TimeMatchMissing"),
             (2, "iptables-restore v1.8.9 (legacy): Couldn't load match `time':No such file",       time, "",     "TimeMatchMissing"),
+            (1, "iptables-restore: line 3 failed",                                                 conn, "conntrack", "ConntrackMatchMissing"),
             (2, "iptables-restore v1.8.9 (legacy): Set ipsentry-hosts4 doesn't exist.",            sets, "",     "IptablesFailed"),
         ];
         for (status, complaint, input, lacks, expect) in table {

@@ -1,10 +1,10 @@
-//! The two kinds that are watched, read into no more than is needed.
+//! Kinds that are watched, read into no more than is needed; the bans are one.
 
 use std::time::Instant;
 
 use ip_sentry_core::{
     enforce::view::{BanKey, Bans, ForeignName, Until},
-    net::{Network, Source, SourceError},
+    net::{Source, SourceError},
 };
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -79,10 +79,11 @@ struct LeanBan {
     spec: LeanBanSpec,
 }
 
+/// What is needed of any object's metadata.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct LeanMetadata {
-    name: String,
+pub(super) struct LeanMetadata {
+    pub(super) name: String,
     #[serde(default)]
     deletion_timestamp: Option<String>,
 }
@@ -144,110 +145,6 @@ impl Kind for IpBans {
     fn changed(&mut self, (key, until): Self::Item, version: String, at: Instant) -> Option<Heard> {
         Some(Heard::Ban { key, until, version, at })
     }
-}
-
-/// The one object that says what is never banned.
-#[derive(Debug, Default)]
-pub struct Protected {
-    /// It was there once.
-    known: bool,
-}
-
-#[derive(Deserialize)]
-struct LeanProtected {
-    metadata: LeanMetadata,
-    #[serde(default)]
-    spec: Option<LeanCidrs>,
-    #[serde(default)]
-    status: Option<LeanCidrs>,
-}
-
-#[derive(Default, Deserialize)]
-struct LeanCidrs {
-    #[serde(default)]
-    cidrs: Vec<String>,
-}
-
-/// What the object lists, or `None` for another object or one that is gone.
-fn read_protected(object: &[u8], gone: bool) -> Result<Option<Vec<Network>>, ItemError> {
-    let object: LeanProtected = serde_json::from_slice(object)?;
-    if gone || object.metadata.name != ip_sentry_crd::PROTECTED_NETWORKS {
-        return Ok(None);
-    }
-    let cidrs = object.spec.into_iter().chain(object.status).flat_map(|cidrs| cidrs.cidrs);
-    Ok(Some(cidrs.filter_map(|cidr| lenient(&cidr)).collect()))
-}
-
-/// Any spelling of a network: here a slip in it must not end a protection.
-fn lenient(text: &str) -> Option<Network> {
-    let (address, prefix) =
-        text.split_once('/').map_or((text, Ok(u8::MAX)), |(address, prefix)| (address, prefix.parse()));
-    let network = address
-        .trim()
-        .parse()
-        .ok()
-        .zip(prefix.ok())
-        .map(|(address, prefix)| Network::around(address, prefix));
-    if network.is_none() {
-        tracing::warn!(cidr = text.chars().take(64).collect::<String>(), "no network, so not protected");
-    }
-    network
-}
-
-/// A list of [`Protected`].
-#[derive(Debug, Default)]
-pub struct ProtectedList(Option<Vec<Network>>);
-
-impl Listing for ProtectedList {
-    fn take(&mut self, item: &[u8]) -> Result<(), ItemError> {
-        if let Some(networks) = read_protected(item, false)? {
-            self.0 = Some(networks);
-        }
-        Ok(())
-    }
-}
-
-impl Kind for Protected {
-    const PLURAL: &'static str = "protectednetworks";
-    type Listing = ProtectedList;
-    type Item = Option<Vec<Network>>;
-
-    fn listed(&mut self, list: ProtectedList, _: String) -> Vec<Heard> {
-        match list.0 {
-            Some(networks) => {
-                self.known = true;
-                vec![Heard::Protected(networks)]
-            }
-            None if self.known => {
-                warn_deleted();
-                Vec::new()
-            }
-            None => {
-                tracing::warn!(
-                    "there is no ProtectedNetworks/cluster: only this node's own addresses are protected"
-                );
-                vec![Heard::Protected(Vec::new())]
-            }
-        }
-    }
-
-    fn read(object: &[u8], gone: bool) -> Result<Self::Item, ItemError> {
-        read_protected(object, gone)
-    }
-
-    fn changed(&mut self, networks: Self::Item, _: String, _: Instant) -> Option<Heard> {
-        if networks.is_some() {
-            self.known = true;
-        } else {
-            warn_deleted();
-        }
-        networks.map(Heard::Protected)
-    }
-}
-
-/// Deleting the object is most likely a mistake, and no reason to begin dropping what it protects.
-fn warn_deleted() {
-    tracing::warn!("ProtectedNetworks/cluster was deleted: what it listed stays protected until it is back");
 }
 
 /// An event of a watch.

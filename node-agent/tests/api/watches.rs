@@ -12,7 +12,8 @@ use ip_sentry_node_agent::{
     status::Problem,
     watch::{
         Watch,
-        kinds::{IpBans, Kind, Protected},
+        kinds::{IpBans, Kind},
+        protected::Protected,
     },
 };
 use serde_json::{Value, json};
@@ -261,9 +262,10 @@ async fn protected_networks_are_spec_and_status_and_survive_deletion() {
     let other = json!({"metadata": {"name": "other"}, "spec": {"cidrs": ["192.0.2.0/24"]}});
     server.answer(200, &list(&[other, object(&["198.51.100.9/24", "nonsense", "2001:DB8::1"])], "10"));
     let watch = server.stream(200);
-    let mut watching = Watching::start(&server, Protected::default());
+    let (sign, _) = watch::channel(None);
+    let mut watching = Watching::start(&server, Protected::new(sign));
     let networks = |heard: Heard| match heard {
-        Heard::Protected(networks) => networks.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        Heard::Protected(told) => told.networks.iter().map(ToString::to_string).collect::<Vec<_>>(),
         other => panic!("{other:?}"),
     };
     // A slip in the spelling does not end a protection.

@@ -18,11 +18,11 @@ use ip_sentry_node_agent::{
     args::{BackendChoice, Output},
     chain::ChainKeeper,
     enforcer::Enforcer,
-    heard::Heard,
+    heard::{Heard, Told},
     kernel::xtables,
     list,
     metrics::Metrics,
-    status::{ChainStatus, SetsStatus, is_ready},
+    status::{ChainStatus, SetsStatus, is_in_step},
 };
 use jiff::{SignedDuration, Timestamp};
 use tokio::{
@@ -72,6 +72,8 @@ fn missing() -> Option<String> {
         "iptables-nft",
         "iptables-legacy",
         "ip6tables-legacy",
+        "conntrack",
+        "perl",
     ];
     let lacks = |tool: &&&str| {
         !["/usr/sbin", "/sbin", "/usr/bin", "/bin"]
@@ -80,7 +82,7 @@ fn missing() -> Option<String> {
     };
     if let Some(tool) = tools.iter().find(lacks) {
         return Some(format!(
-            "{tool} is not installed: apt-get install iptables ipset nftables iproute2 util-linux"
+            "{tool} is not installed: apt-get install conntrack iptables ipset nftables iproute2 util-linux"
         ));
     }
     let unshared = Command::new("unshare").args(["--net", "--mount", "true"]).stderr(Stdio::null()).status();
@@ -243,7 +245,7 @@ impl Agent {
     }
 
     pub async fn list(&self, bans: &[(&str, i64)], protected: &[&str]) {
-        self.tell(Heard::Peer(["198.18.0.1".parse().unwrap()].into())).await;
+        self.tell(Heard::Peer(["198.18.0.1:6443".parse().unwrap()].into())).await;
         self.protect(protected).await;
         let mut listed = Bans::default();
         for (cidr, secs) in bans {
@@ -253,8 +255,13 @@ impl Agent {
     }
 
     pub async fn protect(&self, networks: &[&str]) {
-        self.tell(Heard::Protected(networks.iter().map(|text| text.parse::<Network>().unwrap()).collect()))
-            .await;
+        let networks = networks.iter().map(|text| text.parse::<Network>().unwrap()).collect();
+        self.told(Told { networks, ..Told::default() }).await;
+    }
+
+    /// What `ProtectedNetworks` says.
+    pub async fn told(&self, told: Told) {
+        self.tell(Heard::Protected(told)).await;
     }
 
     /// A ban comes in, or with no seconds, goes.
@@ -273,7 +280,7 @@ impl Agent {
     }
 
     pub fn is_ready(&self) -> bool {
-        is_ready(&self.sets.borrow(), &self.chain.borrow())
+        is_in_step(&self.sets.borrow(), &self.chain.borrow())
     }
 
     pub async fn until_ready(&self) {

@@ -122,8 +122,9 @@ impl Node {
                     "on {self} {tool} shows {first:?} first in {hook}"
                 );
             }
-            let drops =
-                table.lines().filter(|line| line.starts_with("-A IP-BLOCKER ") && line.ends_with("-j DROP"));
+            let drops = table
+                .lines()
+                .filter(|line| line.starts_with("-A IP-BLOCKER-HIT ") && line.ends_with("-j DROP"));
             ensure!(drops.count() > 0, "on {self} {tool} shows no rule that drops");
         }
         Ok(())
@@ -166,11 +167,11 @@ fn find(listed: &str, network: Network) -> Option<Entry> {
     Some(Entry { timeout, packets: after("packets")?.parse().ok()? })
 }
 
-/// The packets of the chain's rules in what `iptables-save --counters` prints: `[3:180] -A IP-BLOCKER …`.
+/// The packets of the chain's rules in what `iptables-save --counters` prints: `[3:180] -A IP-BLOCKER-HIT …`.
 fn dropped(table: &str) -> u64 {
     let rule = |line: &str| {
         let (counters, rule) = line.strip_prefix('[')?.split_once("] ")?;
-        let is_drop = rule.starts_with("-A IP-BLOCKER ") && rule.ends_with("-j DROP");
+        let is_drop = rule.starts_with("-A IP-BLOCKER-HIT ") && rule.ends_with("-j DROP");
         is_drop.then(|| counters.split_once(':')?.0.parse::<u64>().ok()).flatten()
     };
     table.lines().filter_map(rule).sum()
@@ -201,8 +202,9 @@ mod tests {
     #[test]
     fn dropped_packets_are_those_of_the_chains_drops() {
         let table = "*filter\n:IP-BLOCKER - [0:0]\n[9:540] -A INPUT -j IP-BLOCKER\n\
-                     [3:180] -A IP-BLOCKER -m set --match-set ipsentry-hosts4 src -j DROP\n\
-                     [2:120] -A IP-BLOCKER -m set --match-set ipsentry-nets4 src -j DROP\nCOMMIT\n";
+                     [6:360] -A IP-BLOCKER -m set --match-set ipsentry-hosts4 src -j IP-BLOCKER-HIT\n\
+                     [1:60] -A IP-BLOCKER-HIT -m conntrack --ctdir REPLY -j RETURN\n\
+                     [5:300] -A IP-BLOCKER-HIT -j DROP\nCOMMIT\n";
         assert_eq!(dropped(table), 5);
     }
 }

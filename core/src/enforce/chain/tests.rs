@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::enforce::{rules::Exceptions, sets::Family};
 
 /// A table as iptables-legacy 1.8.9 prints it.
 const SAVED: &str = "\
@@ -10,16 +11,24 @@ const SAVED: &str = "\
 :FORWARD ACCEPT [0:0]
 :OUTPUT ACCEPT [0:0]
 :IP-BLOCKER - [0:0]
+:IP-BLOCKER-HIT - [0:0]
 [10:640] -A INPUT -j IP-BLOCKER
 [7:80] -A INPUT -p tcp -m comment --comment \"a] -A INPUT\" -j ACCEPT
-[0:0] -A FORWARD -j IP-BLOCKER
-[3:180] -A IP-BLOCKER -m set --match-set ipsentry-hosts4 src -m set ! --match-set ipsentry-allow4 src -j DROP
-[2:60] -A IP-BLOCKER -m set --match-set ipsentry-nets4 src -m set ! --match-set ipsentry-allow4 src -j DROP
+[4:96] -A FORWARD -j IP-BLOCKER
+[3:180] -A IP-BLOCKER -m set --match-set ipsentry-hosts4 src -j IP-BLOCKER-HIT
+[4:60] -A IP-BLOCKER -m set --match-set ipsentry-nets4 src -j IP-BLOCKER-HIT
+[1:60] -A IP-BLOCKER-HIT -m set --match-set ipsentry-allow4 src -j RETURN
+[1:60] -A IP-BLOCKER-HIT -m conntrack --ctdir REPLY -j RETURN
+[5:240] -A IP-BLOCKER-HIT -j DROP
 COMMIT
 ";
 
 fn table(text: &str) -> Table {
     Table::parse(text.lines().filter(|line| Table::concerns_us(line)))
+}
+
+fn rules(family: Family) -> Rules {
+    Rules::of_sets(family, &Exceptions::default(), true)
 }
 
 /// What the kernel and iptables-restore would make of it: enough of both for our own lines.
@@ -30,11 +39,17 @@ fn restore(saved: &str, input: &str) -> String {
         let (verb, rest) = command.split_once(' ').unwrap_or((command, ""));
         match verb {
             "*filter" | "COMMIT" => {}
-            ":IP-BLOCKER" => {
-                lines.retain(|line| !line.starts_with("-A IP-BLOCKER ") && !line.starts_with(":IP-BLOCKER "));
-                lines.push(":IP-BLOCKER - [0:0]".to_owned());
+            ":IP-BLOCKER" | ":IP-BLOCKER-HIT" => {
+                let rules = format!("-A {} ", &verb[1..]);
+                lines.retain(|line| !line.starts_with(&rules) && !line.starts_with(&format!("{verb} ")));
+                lines.push(format!("{verb} - [0:0]"));
             }
-            "-A" => lines.push(command.to_owned()),
+            "-A" => {
+                let target = rest.rsplit_once("-j ").unwrap().1;
+                let is_there = lines.iter().any(|line| line.starts_with(&format!(":{target} ")));
+                assert!(is_there || ["DROP", "RETURN"].contains(&target), "no chain {target}");
+                lines.push(command.to_owned());
+            }
             "-D" => {
                 let at = lines.iter().position(|line| line == &format!("-A {rest}"));
                 lines.remove(at.expect("iptables refuses to delete what is not there"));
@@ -59,25 +74,37 @@ fn restore(saved: &str, input: &str) -> String {
 fn what_is_in_place_needs_no_repair_and_its_drops_are_counted() {
     let table = table(SAVED);
     assert_eq!(table.place(), Place::First);
-    assert!(table.holds(&Rules::of_sets(Family::V4)));
-    assert_eq!(table.repair(&Rules::of_sets(Family::V4), false), None);
+    assert!(table.holds(&rules(Family::V4)));
+    assert_eq!(table.repair(&rules(Family::V4), false), None);
     assert_eq!(table.dropped(), Counters { packets: 5, bytes: 240 });
+    assert_eq!(table.forwarded(), Counters { packets: 4, bytes: 96 });
 }
 
 #[test]
-fn the_number_of_rules_does_not_grow_with_the_bans() {
-    assert_eq!(Rules::of_sets(Family::V4).0.len(), 2);
-    assert_eq!(Rules::of_sets(Family::V6).0.len(), 1);
+fn rules_of_an_earlier_version_are_replaced_and_their_drops_counted() {
+    let earlier = "\
+:IP-BLOCKER - [0:0]
+[10:640] -A INPUT -j IP-BLOCKER
+[0:0] -A FORWARD -j IP-BLOCKER
+[3:180] -A IP-BLOCKER -m set --match-set ipsentry-hosts4 src -m set ! --match-set ipsentry-allow4 src -j DROP";
+    assert_eq!(table(earlier).dropped().packets, 3);
+    let text = table(earlier).repair(&rules(Family::V4), false).unwrap();
+    let after = table(&restore(earlier, &text));
+    assert!(after.holds(&rules(Family::V4)) && after.place() == Place::First, "{text}");
 }
 
 #[test]
-fn an_empty_table_gets_the_chain_before_the_jumps() {
-    let text = Table::default().repair(&Rules::of_sets(Family::V6), false).unwrap();
+fn an_empty_table_gets_the_chains_before_the_jumps() {
+    let text = Table::default().repair(&rules(Family::V6), false).unwrap();
     assert_eq!(
         text,
         "*filter\n\
          :IP-BLOCKER - [0:0]\n\
-         -A IP-BLOCKER -m set --match-set ipsentry-nets6 src -m set ! --match-set ipsentry-allow6 src -j DROP\n\
+         :IP-BLOCKER-HIT - [0:0]\n\
+         -A IP-BLOCKER -m set --match-set ipsentry-nets6 src -j IP-BLOCKER-HIT\n\
+         -A IP-BLOCKER-HIT -m set --match-set ipsentry-allow6 src -j RETURN\n\
+         -A IP-BLOCKER-HIT -m conntrack --ctdir REPLY -j RETURN\n\
+         -A IP-BLOCKER-HIT -j DROP\n\
          -I INPUT 1 -j IP-BLOCKER\n\
          -I FORWARD 1 -j IP-BLOCKER\n\
          COMMIT\n"
@@ -91,16 +118,16 @@ fn a_jump_that_was_moved_down_is_moved_up_or_left_if_told_so() {
         .replace("-j ACCEPT\n", "-j ACCEPT\n-A INPUT -j IP-BLOCKER\n");
     let table = table(&moved);
     assert_eq!(table.place(), Place::Behind);
-    let text = table.repair(&Rules::of_sets(Family::V4), false).unwrap();
+    let text = table.repair(&rules(Family::V4), false).unwrap();
     assert_eq!(text, "*filter\n-D INPUT -j IP-BLOCKER\n-I INPUT 1 -j IP-BLOCKER\nCOMMIT\n");
-    assert_eq!(table.repair(&Rules::of_sets(Family::V4), true), None);
+    assert_eq!(table.repair(&rules(Family::V4), true), None);
 }
 
 #[test]
 fn removal_takes_every_reference_with_it() {
     let crowded = SAVED.replace(
         "COMMIT",
-        "[0:0] -A INPUT -s 10.0.0.0/8 -j IP-BLOCKER\n[0:0] -A OTHER -g IP-BLOCKER\nCOMMIT",
+        "[0:0] -A INPUT -s 10.0.0.0/8 -j IP-BLOCKER\n[0:0] -A OTHER -g IP-BLOCKER\n[0:0] -A INPUT -j IP-BLOCKER-HIT\nCOMMIT",
     );
     let text = table(&crowded).removal().unwrap();
     let left = restore(&crowded, &text);
@@ -116,12 +143,13 @@ proptest! {
         lines in prop::collection::vec(prop_oneof![
             Just("-A INPUT -j IP-BLOCKER"), Just("-A FORWARD -j IP-BLOCKER"), Just("-A INPUT -j ACCEPT"),
             Just("-A FORWARD -p tcp -j CALICO"), Just("-A IP-BLOCKER -s 192.0.2.1/32 -j DROP"),
-            Just("-A INPUT -s 10.0.0.0/8 -j IP-BLOCKER"),
+            Just("-A INPUT -s 10.0.0.0/8 -j IP-BLOCKER"), Just("-A FORWARD -j IP-BLOCKER-HIT"),
+            Just("-A IP-BLOCKER-HIT -j ACCEPT"),
         ], 0..12),
         keep_place: bool,
     ) {
-        let saved = format!(":IP-BLOCKER - [0:0]\n{}", lines.join("\n"));
-        let rules = Rules::of_sets(Family::V4);
+        let saved = format!(":IP-BLOCKER - [0:0]\n:IP-BLOCKER-HIT - [0:0]\n{}", lines.join("\n"));
+        let rules = rules(Family::V4);
         let after = match table(&saved).repair(&rules, keep_place) {
             Some(text) => restore(&saved, &text),
             None => saved,
