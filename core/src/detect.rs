@@ -36,6 +36,7 @@ pub mod policy;
 mod reason;
 pub mod record;
 mod samples;
+pub mod shape;
 mod sources;
 mod tally;
 pub mod target;

@@ -24,7 +24,8 @@ pub struct Args {
     /// 16 MiB hold about 170,000.
     #[arg(long, env = "IP_SENTRY_SOURCE_MEMORY_MIB", default_value_t = 16)]
     pub source_memory_mib: usize,
-    /// What is logged, as tracing's filter directives.
+    /// What is logged, as tracing's filter directives. `unread_lines=debug` adds the text of lines that have not their
+    /// policy's format, which may hold secrets; nothing else does.
     #[arg(long, env = "IP_SENTRY_LOG", default_value = "info,kube_leader_election=warn,kube_client=error")]
     pub log: String,
     /// How log lines are written.

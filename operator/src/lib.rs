@@ -19,6 +19,7 @@ pub mod heartbeats;
 pub mod history;
 pub mod inventory;
 pub mod lease;
+pub mod logging;
 pub mod metrics;
 pub mod policies;
 pub mod protected;

@@ -3,18 +3,14 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use ip_sentry_operator::{
-    args::{Args, LogFormat},
-    run,
-};
+use ip_sentry_operator::{args::Args, logging, run};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    if let Err(error) = log(&args) {
+    if let Err(error) = logging::start(&args.log, args.log_format) {
         eprintln!("ip-sentry-operator: --log: {error}");
         return ExitCode::from(2);
     }
@@ -41,16 +37,6 @@ async fn signalled() -> std::io::Result<()> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-    }
-    Ok(())
-}
-
-fn log(args: &Args) -> Result<(), tracing_subscriber::filter::ParseError> {
-    let filter = EnvFilter::builder().parse(&args.log)?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match args.log_format {
-        LogFormat::Json => lines.json().flatten_event(true).init(),
-        LogFormat::Text => lines.init(),
     }
     Ok(())
 }

@@ -33,6 +33,7 @@ use kube::ResourceExt as _;
 
 use crate::{
     bans::Ban,
+    logging,
     recent::{Recent, Tally},
 };
 
@@ -79,11 +80,21 @@ pub enum Outcome {
 impl PolicyJail {
     /// Takes in one line.
     pub fn observe(&self, stamp: Timestamp, line: &[u8], protected: &Networks) -> Option<Outcome> {
-        let outcome = match self.jail().observe(Some(stamp), line, protected) {
+        let mut jail = self.jail();
+        let outcome = match jail.observe(Some(stamp), line, protected) {
             Verdict::Earned(decision) => Outcome::Earned(decision),
             Verdict::Shielded(decision) => Outcome::Shielded(decision),
+            Verdict::Unparsed(reason) => {
+                tracing::debug!(
+                    target: logging::UNREAD_LINES,
+                    namespace = self.key.namespace, policy = self.key.name, reason = reason.label(), line = jail.unparsed_sample(),
+                    "a line was not read"
+                );
+                return None;
+            }
             _ => return None,
         };
+        drop(jail);
         if let Outcome::Earned(decision) = &outcome {
             *lock(&self.last_ban) = Some(LastBan {
                 cidr: decision.source.to_string(),

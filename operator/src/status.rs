@@ -50,9 +50,9 @@ pub fn status(facts: &Facts<'_>, old: &[Condition], now: Timestamp) -> ProbePoli
     let jail = facts.entry.jail.as_ref();
     let counters = jail.map(|jail| jail.jail().counters().clone()).unwrap_or_default();
     let recent = jail.map(|jail| jail.recent()).unwrap_or_default();
-    let sample = jail.and_then(|jail| jail.jail().unparsed_sample());
+    let shape = jail.and_then(|jail| jail.jail().unparsed_shape());
     let [accepted, resolved] = [&facts.entry.accepted, &facts.resolved.finding];
-    let [streaming, parsed] = [streaming(facts.streams), parsed(recent, sample.as_deref())];
+    let [streaming, parsed] = [streaming(facts.streams), parsed(recent, shape.as_deref())];
     let open = facts.streams.iter().filter(|state| **state == StreamState::Open).count();
     let enforces = jail.is_some_and(|jail| jail.enforces());
     let findings = [
@@ -121,7 +121,7 @@ const fn reason(failure: Failure) -> &'static str {
     }
 }
 
-fn parsed(recent: Tally, sample: Option<&str>) -> Finding {
+fn parsed(recent: Tally, shape: Option<&str>) -> Finding {
     const KIND: &str = "LogsParsed";
     if recent.lines == 0 {
         return Finding::unknown(
@@ -133,8 +133,9 @@ fn parsed(recent: Tally, sample: Option<&str>) -> Finding {
     let judged = recent.parsed + recent.foreign;
     if judged >= ENOUGH_LINES && recent.parsed * 2 < judged {
         let (parsed, lines) = (recent.parsed, judged);
-        let sample = sample.map(|sample| format!(", such as {sample}")).unwrap_or_default();
-        let message = format!("only {parsed} of {lines} lines have the format{sample}: correct spec.format");
+        let shape =
+            shape.map(|shape| format!(", the last one that does not looks like {shape}")).unwrap_or_default();
+        let message = format!("only {parsed} of {lines} lines have the format{shape}: correct spec.format");
         return Finding::no(KIND, "WrongFormat", message);
     }
     if recent.parsed == 0 {
@@ -315,7 +316,7 @@ mod tests {
             (streaming(&[StreamState::Open, missing]),                 Some(false), "ContainerMissing", "no container nginx"),
             (parsed(lately(0, 0, 0), None),                         None,        "NoLines",        "log its requests"),
             (parsed(lately(9, 0, 0), None),                         None,        "TooFewLines",    "too few"),
-            (parsed(lately(100, 49, 0), Some("aaa 000")),           Some(false), "WrongFormat",    "such as aaa 000: correct spec.format"),
+            (parsed(lately(100, 49, 0), Some("w n")),               Some(false), "WrongFormat",    "looks like w n: correct spec.format"),
             (parsed(Tally { foreign: 0, ..lately(100, 20, 0) }, None), Some(true),  "Parsed",         ""),
             (parsed(lately(100, 50, 0), None),                      Some(true),  "Parsed",         ""),
             (client_ip_preserved(lately(9, 9, 9), &cluster),        None,        "TooFewLines",    ""),

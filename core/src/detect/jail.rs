@@ -6,7 +6,8 @@
 use jiff::Timestamp;
 
 use super::{
-    counters::Counters, decision::Verdict, format::Format, policy::Policy, samples::printable, tally::Tally,
+    counters::Counters, decision::Verdict, format::Format, policy::Policy, samples::printable, shape::shape,
+    tally::Tally,
 };
 use crate::{net::Source, networks::Networks};
 
@@ -134,11 +135,19 @@ impl Jail {
         self.tally.sources.bytes()
     }
 
-    /// The beginning of the last line that no request could be read from, fit to be shown: without query strings,
-    /// and without bytes that a terminal would act on.
+    /// The beginning of the last line that no request could be read from, fit to be shown to whoever may read the log:
+    /// without query strings, and without bytes that a terminal would act on. Never publish it.
     #[must_use]
     pub fn unparsed_sample(&self) -> Option<String> {
-        (!self.tally.last_unparsed.is_empty()).then(|| printable(&without_queries(&self.tally.last_unparsed)))
+        let line = &self.tally.last_unparsed;
+        (!line.is_empty()).then(|| printable(&without_queries(line)))
+    }
+
+    /// The shape of that line, which has none of its text and may be published.
+    #[must_use]
+    pub fn unparsed_shape(&self) -> Option<String> {
+        let line = &self.tally.last_unparsed;
+        (!line.is_empty()).then(|| shape(line))
     }
 }
 

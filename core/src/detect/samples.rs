@@ -14,6 +14,9 @@ pub(super) struct Samples {
 
 impl Samples {
     /// Keeps a request without its query; the number to ask for it with.
+    ///
+    /// Samples are published, and a policy may be pointed at any log: only what has the look of a method, of a path and
+    /// of a status is kept.
     pub(super) fn keep(&mut self, record: &Record<'_>) -> u32 {
         let number = self.next;
         self.next = self.next.wrapping_add(1);
@@ -26,10 +29,13 @@ impl Samples {
         let (path, _query) = target::split(record.target);
         let length = record.method.len() + path.len() + record.status.len() + 2;
         sample.reserve(length.min(MAX_TEXT_CHARS));
-        for part in [record.method, path, record.status] {
-            if part.is_empty() {
-                continue;
-            }
+        let parts = [
+            record.method.iter().all(is_of_method).then_some(record.method),
+            path.starts_with(b"/").then_some(path),
+            (record.status.len() == 3 && record.status.iter().all(u8::is_ascii_digit))
+                .then_some(record.status),
+        ];
+        for part in parts.into_iter().flatten().filter(|part| !part.is_empty()) {
             if !sample.is_empty() {
                 sample.push(b' ');
             }
@@ -39,11 +45,16 @@ impl Samples {
         number
     }
 
-    /// A request that is still kept, fit to be shown.
+    /// A request that is still kept, fit to be shown; `None` also where nothing of it may be.
     pub(super) fn get(&self, number: u32) -> Option<String> {
         let age = self.next.wrapping_sub(number) as usize;
-        (1..=KEPT).contains(&age).then(|| printable(&self.ring[number as usize % KEPT]))
+        let kept = (1..=KEPT).contains(&age).then(|| &self.ring[number as usize % KEPT])?;
+        (!kept.is_empty()).then(|| printable(kept))
     }
+}
+
+fn is_of_method(byte: &u8) -> bool {
+    byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_')
 }
 
 /// Text of at most [`MAX_TEXT_CHARS`] that no terminal, shell or log reader takes for anything else.
@@ -84,6 +95,8 @@ mod tests {
             ([b"GET", b"/wp-admin/?token=x#y", b"404"], "GET /wp-admin/ 404"),
             ([b"",    b"/wp-admin/",           b""],    "/wp-admin/"),
             ([b"GET", b"http://u:p@h/a?b",     b"400"], "GET /a 400"),
+            ([b"GET", b"p4ssw0rd",             b"404"], "GET 404"),
+            ([b"tok", b"/a",                   b"s3c"], "/a"),
             ([b"GET", b"/\x1b[31m\"'`\xff\\x22", b"404"], r"GET /\x1B[31m\x22\x27\x60\xFF\x22 404"),
         ];
         for ([method, target, status], expect) in table {
@@ -91,12 +104,15 @@ mod tests {
             let number = samples.keep(&record(method, target, status));
             assert_eq!(samples.get(number).as_deref(), Some(*expect));
         }
+        let mut samples = Samples::default();
+        let number = samples.keep(&record(b"", b"xyz?/a", b"200 x"));
+        assert_eq!(samples.get(number), None);
     }
 
     #[test]
     fn a_sample_is_short_and_is_forgotten_in_time() {
         let mut samples = Samples::default();
-        let first = samples.keep(&record(b"GET", &b"\0".repeat(9000), b"404"));
+        let first = samples.keep(&record(b"GET", &[&b"/aaa"[..], &b"\0".repeat(9000)].concat(), b"404"));
         assert_eq!(samples.get(first).unwrap().len(), MAX_TEXT_CHARS);
         for _ in 1..KEPT {
             samples.keep(&record(b"GET", b"/", b"404"));
