@@ -36,7 +36,7 @@ use crate::{
     },
     state::State,
     status::{self, due::Written},
-    streams::{Reach, StreamState, Streams},
+    streams::{Reach, Skew, StreamState, Streams},
     tail::Container,
 };
 
@@ -208,6 +208,8 @@ impl Control {
                 let resolved = self.resolved.get(key).unwrap_or(&nothing);
                 let streams: Vec<StreamState> =
                     resolved.containers.iter().map(|container| self.streams.state(container)).collect();
+                let skews: Vec<Skew> =
+                    resolved.containers.iter().filter_map(|container| self.streams.skew(container)).collect();
                 let reaches: Vec<(&Container, Option<Reach>)> = entry
                     .jail
                     .iter()
@@ -224,7 +226,14 @@ impl Control {
                     .and_then(|object| object.status.as_ref())
                     .map_or(&[][..], |status| &status.conditions);
                 let status = status::status(
-                    &status::Facts { entry, resolved, streams: &streams, reaches: &reaches, held_back },
+                    &status::Facts {
+                        entry,
+                        resolved,
+                        streams: &streams,
+                        skews: &skews,
+                        reaches: &reaches,
+                        held_back,
+                    },
                     old,
                     now,
                 );

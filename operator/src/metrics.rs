@@ -83,6 +83,8 @@ pub struct Metrics {
     pub stream_reconnects: Family<Because, Counter>,
     /// Lines left out, by reason.
     pub lines_left_out: Family<Because, Counter>,
+    /// Lines whose stamp was put right, by what is wrong with their node's clock.
+    pub lines_redated: Family<Because, Counter>,
     /// Watches that failed and were begun again, by kind.
     pub watch_errors: Family<Because, Counter>,
     /// Objects that could not be read, by kind.
@@ -117,6 +119,7 @@ impl Default for Metrics {
             streams: Gauge::default(),
             stream_reconnects: Family::default(),
             lines_left_out: Family::default(),
+            lines_redated: Family::default(),
             watch_errors: Family::default(),
             unreadable: Family::default(),
             write_errors: Family::default(),
@@ -191,6 +194,11 @@ impl Metrics {
             self.stream_reconnects.clone(),
         );
         registry.register("log_lines_left_out", "Lines left out, by reason", self.lines_left_out.clone());
+        registry.register(
+            "log_lines_redated",
+            "Lines whose stamp was put right, by what is wrong with their node's clock",
+            self.lines_redated.clone(),
+        );
         registry.register("watch_errors", "Watches begun again, by kind", self.watch_errors.clone());
         registry.register(
             "unreadable_objects",

@@ -3,6 +3,7 @@
 //! Pure findings first, then the one function that writes them. [`ready`] sums them up, [`due`] says when to write.
 
 pub mod due;
+mod reading;
 mod ready;
 
 use std::time::Duration;
@@ -24,7 +25,7 @@ use serde_json::json;
 use crate::{
     policies::{Entry, PolicyKey, SeenBanned},
     recent::{ENOUGH_LINES, Tally},
-    streams::{Reach, StreamState},
+    streams::{Reach, Skew, StreamState},
     tail::{Container, Failure},
 };
 
@@ -40,6 +41,8 @@ pub struct Facts<'a> {
     pub streams: &'a [StreamState],
     /// Since when it has seen every line of each container, where that is known.
     pub reaches: &'a [(&'a Container, Option<Reach>)],
+    /// The clocks that are off of the nodes of its containers.
+    pub skews: &'a [Skew],
     /// Decisions, of all policies, that wait because bans are limited.
     pub held_back: usize,
 }
@@ -52,7 +55,7 @@ pub fn status(facts: &Facts<'_>, old: &[Condition], now: Timestamp) -> ProbePoli
     let recent = jail.map(|jail| jail.recent()).unwrap_or_default();
     let shape = jail.and_then(|jail| jail.jail().unparsed_shape());
     let [accepted, resolved] = [&facts.entry.accepted, &facts.resolved.finding];
-    let [streaming, parsed] = [streaming(facts.streams), parsed(recent, shape.as_deref())];
+    let [streaming, parsed] = [streaming(facts.streams), reading::parsed(recent, shape.as_deref())];
     let open = facts.streams.iter().filter(|state| **state == StreamState::Open).count();
     let enforces = jail.is_some_and(|jail| jail.enforces());
     let findings = [
@@ -61,6 +64,7 @@ pub fn status(facts: &Facts<'_>, old: &[Condition], now: Timestamp) -> ProbePoli
         resolved.clone(),
         streaming,
         parsed,
+        reading::clocks_agree(facts.skews),
         window_complete(facts.entry.window, facts.entry.kept_since, facts.reaches, now),
         client_ip_preserved(recent, &facts.resolved.hiding_services),
         bans_effective(jail.and_then(|jail| jail.seen_banned(now))),
@@ -119,29 +123,6 @@ const fn reason(failure: Failure) -> &'static str {
         Failure::Unreachable => "Unreachable",
         Failure::Server => "ServerError",
     }
-}
-
-fn parsed(recent: Tally, shape: Option<&str>) -> Finding {
-    const KIND: &str = "LogsParsed";
-    if recent.lines == 0 {
-        return Finding::unknown(
-            KIND,
-            "NoLines",
-            "no line has been read yet: does the gateway log its requests?",
-        );
-    }
-    let judged = recent.parsed + recent.foreign;
-    if judged >= ENOUGH_LINES && recent.parsed * 2 < judged {
-        let (parsed, lines) = (recent.parsed, judged);
-        let shape =
-            shape.map(|shape| format!(", the last one that does not looks like {shape}")).unwrap_or_default();
-        let message = format!("only {parsed} of {lines} lines have the format{shape}: correct spec.format");
-        return Finding::no(KIND, "WrongFormat", message);
-    }
-    if recent.parsed == 0 {
-        return Finding::unknown(KIND, "TooFewLines", "too few lines to judge by");
-    }
-    Finding::yes(KIND, "Parsed", "the lines have the policy's format")
 }
 
 /// Hits from before the policy saw a log are not counted: until the window has passed it, a source needs more of them.
@@ -314,11 +295,6 @@ mod tests {
             (streaming(&[StreamState::Open, StreamState::Opening]),    None,        "Opening",        "1 of 2"),
             (streaming(&[forbidden]),                                  Some(false), "Forbidden",      "components/log-access"),
             (streaming(&[StreamState::Open, missing]),                 Some(false), "ContainerMissing", "no container nginx"),
-            (parsed(lately(0, 0, 0), None),                         None,        "NoLines",        "log its requests"),
-            (parsed(lately(9, 0, 0), None),                         None,        "TooFewLines",    "too few"),
-            (parsed(lately(100, 49, 0), Some("w n")),               Some(false), "WrongFormat",    "looks like w n: correct spec.format"),
-            (parsed(Tally { foreign: 0, ..lately(100, 20, 0) }, None), Some(true),  "Parsed",         ""),
-            (parsed(lately(100, 50, 0), None),                      Some(true),  "Parsed",         ""),
             (client_ip_preserved(lately(9, 9, 9), &cluster),        None,        "TooFewLines",    ""),
             (client_ip_preserved(lately(20, 20, 9), &cluster),      Some(true),  "Preserved",      ""),
             (client_ip_preserved(lately(20, 20, 10), &cluster),     Some(false), "ExternalTrafficPolicyCluster", "externalTrafficPolicy to Local on Service web/gw"),

@@ -9,7 +9,7 @@ use std::{
 };
 
 use ip_sentry_core::networks::Networks;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -41,6 +41,15 @@ pub enum StreamState {
     Failed(Failure, String),
 }
 
+/// A node whose clock is off, as a stream's lines show.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Skew {
+    /// The node.
+    pub node: String,
+    /// How far its clock is behind the operator's; negative where it is ahead.
+    pub behind: SignedDuration,
+}
+
 /// Since when a policy has seen every line of a container.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Reach {
@@ -64,6 +73,7 @@ struct Running {
     state: Arc<Mutex<StreamState>>,
     /// How far back its log goes, once that is known.
     reach: Arc<Mutex<Option<Timestamp>>>,
+    skew: Arc<Mutex<Option<Skew>>>,
     cancel: CancellationToken,
 }
 
@@ -139,6 +149,13 @@ impl Streams {
             .unwrap_or_default()
     }
 
+    /// How the clock of the node of `container` is off, if it is.
+    #[must_use]
+    pub fn skew(&self, container: &Container) -> Option<Skew> {
+        let running = self.running.get(container)?;
+        running.skew.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Since when `policy` has seen every line of `container`, once that is known.
     #[must_use]
     pub fn reach(&self, container: &Container, policy: &Arc<PolicyJail>) -> Option<Reach> {
@@ -158,12 +175,14 @@ impl Streams {
             followers: Arc::new(RwLock::new(followers)),
             state: Arc::default(),
             reach: Arc::default(),
+            skew: Arc::default(),
             cancel: self.cancel.child_token(),
         };
         let sink = GatewayLog {
             followers: running.followers.clone(),
             state: running.state.clone(),
             reach: running.reach.clone(),
+            skew: running.skew.clone(),
             protected: self.protected.clone(),
             decided: self.decided.clone(),
             metrics: self.metrics.clone(),
@@ -179,6 +198,7 @@ struct GatewayLog {
     followers: Followers,
     state: Arc<Mutex<StreamState>>,
     reach: Arc<Mutex<Option<Timestamp>>>,
+    skew: Arc<Mutex<Option<Skew>>>,
     protected: watch::Receiver<Arc<Networks>>,
     decided: mpsc::Sender<Decided>,
     metrics: Arc<Metrics>,
@@ -222,6 +242,16 @@ impl LineSink for GatewayLog {
             }
             StreamEvent::Failed { what, message } => self.set(StreamState::Failed(what, message)),
             StreamEvent::LineTooLong { .. } => Metrics::count(&self.metrics.lines_left_out, "too_long"),
+            StreamEvent::Redated { is_ahead } => {
+                Metrics::count(
+                    &self.metrics.lines_redated,
+                    if is_ahead { "clock_ahead" } else { "clock_behind" },
+                );
+            }
+            StreamEvent::Skewed { node, behind } => {
+                let skew = (!behind.is_zero()).then_some(Skew { node, behind });
+                *self.skew.lock().unwrap_or_else(PoisonError::into_inner) = skew;
+            }
             StreamEvent::Undated => Metrics::count(&self.metrics.lines_left_out, "undated"),
             StreamEvent::Restarted => Metrics::count(&self.metrics.stream_reconnects, "restarted"),
         }

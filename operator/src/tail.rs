@@ -7,9 +7,11 @@
 //! can't keep up makes the kubelet wait.
 //!
 //! `pod` tells which instance of the container there is, and `stream` asks the API server for its log.
-//! Then `framing` cuts the bytes into lines, `stamp` reads the time that the kubelet puts in front of each, and
-//! `resume` leaves out those that came before a reconnect; `lines` puts these three together.
+//! Then `framing` cuts the bytes into lines, `stamp` reads the time that the kubelet puts in front of each, `resume`
+//! leaves out those that came before a reconnect, and `clock` sees through a node's clock that is wrong; `lines` puts
+//! these four together.
 
+mod clock;
 mod framing;
 mod lines;
 mod pod;
@@ -29,15 +31,16 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::{Backoff, jittered};
 use lines::Lines;
 use pod::{Instance, Sight};
-use stream::{Patience, Refusal, Which};
+use stream::{Edge, Patience, Refusal, Which};
 
 /// Where the lines go.
 pub trait LineSink: Send {
     /// One line, without its newline and without the stamp in front of it. Any bytes, at most 64 KiB.
     ///
-    /// `stamp` is the container runtime's time at which the line was written. It may step back when the node's
-    /// clock is set.
-    fn line(&mut self, stamp: Timestamp, line: &[u8]);
+    /// `at` is when the line was written: the container runtime's stamp, but put right where the node's clock is
+    /// ahead, or is behind and the line live. It is never more than two seconds ahead of the operator's clock, and may
+    /// step back when the node's clock is set.
+    fn line(&mut self, at: Timestamp, line: &[u8]);
 
     /// Something happened to the stream, or to a line that can't be handed over.
     fn event(&mut self, event: StreamEvent);
@@ -70,6 +73,18 @@ pub enum StreamEvent {
     LineTooLong {
         /// How long it was, with the stamp in front of it.
         bytes: u64,
+    },
+    /// A line's stamp was put right.
+    Redated {
+        /// Whether it was ahead; else it was behind.
+        is_ahead: bool,
+    },
+    /// The clock of the container's node is off, or no more. Told each time that this changes.
+    Skewed {
+        /// The node.
+        node: String,
+        /// How far it is behind the operator's clock, zero when it is right. Negative where it is ahead.
+        behind: SignedDuration,
     },
     /// A line had no stamp in front of it and was left out: the rest of one that began before the stream did.
     Undated,
@@ -129,6 +144,7 @@ pub struct Tail {
     lines: Lines,
     patience: Patience,
     backoff: Backoff,
+    clock: Clock,
     /// The instance whose log is read.
     instance: Option<Instance>,
     /// How often the log of the instance before the next one was asked for.
@@ -140,6 +156,9 @@ pub struct Tail {
     /// The last stream was closed for its silence.
     was_idle: bool,
 }
+
+/// Tells the time.
+type Clock = Box<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// The longest wait for a container that has not started: a new gateway is to be heard soon.
 const WAITING_CAP: Duration = Duration::from_secs(2);
@@ -174,12 +193,19 @@ impl Tail {
             lines: Lines::new(start),
             patience: Patience::default(),
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(10)),
+            clock: Box::new(Timestamp::now),
             instance: None,
             drains: 0,
             told_reach: false,
             finished: false,
             was_idle: false,
         }
+    }
+
+    /// Takes the operator's time from `clock`.
+    #[must_use]
+    pub fn with_clock(self, clock: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self { clock: Box::new(clock), ..self }
     }
 
     /// Follows the log until the pod is gone or `cancel` is.
@@ -248,7 +274,7 @@ impl Tail {
     }
 
     fn adopt(&mut self, instance: Instance, sink: &mut impl LineSink) {
-        self.lines.restart();
+        self.lines.restart(&instance.node);
         self.drains = 0;
         self.finished = false;
         if self.instance.replace(instance).is_some() {
@@ -263,6 +289,9 @@ impl Tail {
         born: Option<Timestamp>,
         sink: &mut impl LineSink,
     ) -> Result<CloseReason, Refusal> {
+        if which == Which::Follow && !self.lines.has_begun() {
+            self.begin().await;
+        }
         let reach_back = if self.was_idle { REACH_BACK_IDLE } else { REACH_BACK };
         let since = self.lines.reopen(reach_back);
         let body = stream::open(&self.client, &self.container, which, since).await?;
@@ -272,7 +301,8 @@ impl Tail {
             sink.event(StreamEvent::ReachesBack { to: self.reach(which, born).await });
         }
         let lifetime = jittered(LIFETIME);
-        let (reason, news) = stream::read(body, &mut self.lines, sink, &mut self.patience, lifetime).await;
+        let (reason, news) =
+            stream::read(body, &mut self.lines, sink, &mut self.patience, lifetime, &self.clock).await;
         if news {
             self.backoff.reset();
         }
@@ -281,12 +311,25 @@ impl Tail {
         Ok(reason)
     }
 
+    /// Sees to it that lines come also where the node's clock is behind by more than is read back.
+    ///
+    /// The kubelet compares each line that it is ever going to send with the start, by the node's clock. So the start
+    /// is no later than the last line that there is; that one and those before it are left out.
+    async fn begin(&mut self) {
+        match stream::edge_stamp(&self.client, &self.container, Edge::Last).await {
+            Some(Some(last)) if last < self.start => self.lines.begin_after(last),
+            // Whatever it will ever say is still to be written.
+            Some(None) => self.lines.begin_at(Timestamp::UNIX_EPOCH),
+            _ => {}
+        }
+    }
+
     /// Since when no line is missing. The kubelet serves what was written since it last rotated the log, which may
     /// begin later than it was asked for; but the first line of a container that had just begun is the first of all.
     async fn reach(&self, which: Which, born: Option<Timestamp>) -> Timestamp {
-        let first = stream::first_stamp(&self.client, &self.container, which).await;
+        let first = stream::edge_stamp(&self.client, &self.container, Edge::First(which)).await;
         // Where nobody can say, only what comes from now on is known to be whole.
-        let first = first.unwrap_or_else(Timestamp::now).max(self.start);
+        let first = first.map_or_else(&self.clock, |first| first.unwrap_or(self.start)).max(self.start);
         match born {
             Some(born) if born >= self.start && first.duration_since(born) <= FIRST_WORDS => self.start,
             _ => first,

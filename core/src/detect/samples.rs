@@ -30,7 +30,7 @@ impl Samples {
         let length = record.method.len() + path.len() + record.status.len() + 2;
         sample.reserve(length.min(MAX_TEXT_CHARS));
         let parts = [
-            record.method.iter().all(is_of_method).then_some(record.method),
+            is_method(record.method).then_some(record.method),
             path.starts_with(b"/").then_some(path),
             (record.status.len() == 3 && record.status.iter().all(u8::is_ascii_digit))
                 .then_some(record.status),
@@ -53,8 +53,8 @@ impl Samples {
     }
 }
 
-fn is_of_method(byte: &u8) -> bool {
-    byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_')
+fn is_method(text: &[u8]) -> bool {
+    text.iter().all(|byte| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_'))
 }
 
 /// Text of at most [`MAX_TEXT_CHARS`] that no terminal, shell or log reader takes for anything else.

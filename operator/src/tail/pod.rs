@@ -23,6 +23,8 @@ pub(super) enum Sight {
 pub(super) struct Instance {
     /// The container runtime's id of what `pods/log` serves.
     pub(super) id: String,
+    /// The node that it runs on, by whose clock its lines are stamped.
+    pub(super) node: String,
     /// Whether it may write more.
     pub(super) running: bool,
     /// When it began, if none was before it: its log begins then.
@@ -64,12 +66,16 @@ fn judge(pod: &Pod, container: &Container) -> Result<Sight, Refusal> {
             status.container_statuses.iter().flatten().chain(init)
         })
         .find(|status| status.name == container.container);
-    Ok(status.map_or_else(|| Sight::Waiting("the kubelet has not seen the pod yet".into()), sight))
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
+    Ok(status.map_or_else(
+        || Sight::Waiting("the kubelet has not seen the pod yet".into()),
+        |status| sight(status, node),
+    ))
 }
 
 /// The instance whose log the kubelet serves: the running one, else the one that ended last
 /// (`pkg/kubelet/kubelet_pods.go`, `validateContainerLogStatus`).
-fn sight(status: &ContainerStatus) -> Sight {
+fn sight(status: &ContainerStatus, node: &str) -> Sight {
     let state = status.state.as_ref();
     let last = status.last_state.as_ref().and_then(|last| last.terminated.as_ref());
     let ended = state.and_then(|state| state.terminated.as_ref());
@@ -84,10 +90,16 @@ fn sight(status: &ContainerStatus) -> Sight {
             state.running.as_ref().and_then(|running| running.started_at.as_ref()).or_else(ended)
         });
         let born = began.filter(|_| status.restart_count == 0).map(|time| time.0);
-        return Sight::Instance(Instance { id, running, born, previous_ended });
+        return Sight::Instance(Instance { id, node: node.into(), running, born, previous_ended });
     }
     if let Some(id) = last.and_then(|last| id(&last.container_id)) {
-        return Sight::Instance(Instance { id, running: false, born: None, previous_ended: None });
+        return Sight::Instance(Instance {
+            id,
+            node: node.into(),
+            running: false,
+            born: None,
+            previous_ended: None,
+        });
     }
     let reason = state.and_then(|state| state.waiting.as_ref()).and_then(|waiting| waiting.reason.clone());
     Sight::Waiting(reason.unwrap_or_else(|| "the container has not started yet".into()))
@@ -110,7 +122,7 @@ mod tests {
     fn pod(uid: &str, statuses: &Value) -> Pod {
         serde_json::from_value(json!({
             "metadata": {"name": "nginx-1", "uid": uid},
-            "spec": {"containers": [{"name": "sidecar"}, {"name": "nginx"}]},
+            "spec": {"nodeName": "node-1", "containers": [{"name": "sidecar"}, {"name": "nginx"}]},
             "status": {"containerStatuses": statuses},
         }))
         .unwrap()
@@ -124,7 +136,7 @@ mod tests {
 
     fn instance(id: &str, running: bool, born: Option<&str>, previous_ended: Option<&str>) -> Sight {
         let [born, previous_ended] = [born, previous_ended].map(|time| Some(time?.parse().unwrap()));
-        Sight::Instance(Instance { id: id.into(), running, born, previous_ended })
+        Sight::Instance(Instance { id: id.into(), node: "node-1".into(), running, born, previous_ended })
     }
 
     #[test]

@@ -37,6 +37,16 @@ impl Resume {
         Timestamp::from_second(exact.as_second()).unwrap_or(exact)
     }
 
+    /// Whether it is known up to which line the log has been read.
+    pub(super) fn has_begun(&self) -> bool {
+        self.last.is_some()
+    }
+
+    /// What is stamped no later than `last` counts as read.
+    pub(super) fn begin_after(&mut self, last: Timestamp) {
+        *self = Self { last: Some(last), count: u64::MAX, highest: last, ..Self::new(last) };
+    }
+
     /// Whether what comes has been read before, or may have been.
     pub(super) fn is_replaying(&self) -> bool {
         self.replay.is_some()

@@ -13,7 +13,7 @@ use kube::{Client, Resource as _};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::lines::Lines;
-use super::{CloseReason, Container, Failure, LineSink, stamp};
+use super::{Clock, CloseReason, Container, Failure, LineSink, stamp};
 
 /// How long the API server may take to begin its answer: the kubelet sends its headers at once, lines or none.
 const OPEN_LIMIT: Duration = Duration::from_secs(30);
@@ -21,11 +21,11 @@ const OPEN_LIMIT: Duration = Duration::from_secs(30);
 /// What is read at most of an answer that is no log.
 const MAX_ERROR_BYTES: usize = 16 * 1024;
 
-/// How long the question may take how far back a log goes: its lines wait for the answer.
-const FIRST_STAMP_LIMIT: Duration = Duration::from_secs(5);
+/// How long the question for a line's stamp may take: the log's lines wait for the answer.
+const STAMP_LIMIT: Duration = Duration::from_secs(5);
 
-/// How much of a log's beginning is asked for: the first line's stamp.
-const FIRST_STAMP_BYTES: i64 = 64;
+/// How much of a line is asked for, to have its stamp.
+const STAMP_BYTES: i64 = 64;
 
 /// The longest wait that the API server may ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
@@ -103,13 +103,26 @@ pub(super) async fn open(
     }
 }
 
-/// The stamp of the first line that the node still has of a log, [`Timestamp::MIN`] when there is no line; `None` when
-/// nobody could say.
-pub(super) async fn first_stamp(client: &Client, container: &Container, which: Which) -> Option<Timestamp> {
+/// One of the lines at which the log that the node still has begins and ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Edge {
+    /// The first.
+    First(Which),
+    /// The last of the current instance's.
+    Last,
+}
+
+/// The stamp of such a line; `Some(None)` when there is no line, `None` when nobody could say.
+pub(super) async fn edge_stamp(
+    client: &Client,
+    container: &Container,
+    edge: Edge,
+) -> Option<Option<Timestamp>> {
     let params = LogParams {
         container: Some(container.container.clone()),
-        previous: which == Which::Previous,
-        limit_bytes: Some(FIRST_STAMP_BYTES),
+        previous: edge == Edge::First(Which::Previous),
+        tail_lines: (edge == Edge::Last).then_some(1),
+        limit_bytes: Some(STAMP_BYTES),
         timestamps: true,
         ..LogParams::default()
     };
@@ -117,11 +130,8 @@ pub(super) async fn first_stamp(client: &Client, container: &Container, which: W
         let body = request(client, container, &params).await.ok()?;
         Limited::new(body, MAX_ERROR_BYTES).collect().await.ok().map(Collected::to_bytes)
     };
-    let beginning = timeout(FIRST_STAMP_LIMIT, read).await.ok()??;
-    if beginning.is_empty() {
-        return Some(Timestamp::MIN);
-    }
-    stamp::split(&beginning).map(|(stamp, _)| stamp)
+    let line = timeout(STAMP_LIMIT, read).await.ok()??;
+    if line.is_empty() { Some(None) } else { stamp::split(&line).map(|(stamp, _)| Some(stamp)) }
 }
 
 async fn request(client: &Client, container: &Container, params: &LogParams) -> Result<Body, Refusal> {
@@ -150,6 +160,7 @@ pub(super) async fn read(
     sink: &mut impl LineSink,
     patience: &mut Patience,
     lifetime: Duration,
+    clock: &Clock,
 ) -> (CloseReason, bool) {
     let mut news = false;
     let mut heard = Instant::now();
@@ -173,7 +184,7 @@ pub(super) async fn read(
         patience.heard(now - heard);
         heard = now;
         if let Some(chunk) = frame.data_ref() {
-            news |= lines.feed(chunk, sink);
+            news |= lines.feed(chunk, clock(), sink);
         }
         // A stream that never pauses lives no longer than another.
         if now >= dies {

@@ -100,8 +100,10 @@ impl LogServer {
         let previous = query.contains("previous=true");
         if query.contains("limitBytes=64") {
             let run = state.runs.len().checked_sub(if previous { 2 } else { 1 }).map(|run| &state.runs[run]);
-            let first = run.and_then(|run| run.log.first()).map(|(_, text)| text.clone()).unwrap_or_default();
-            return Response::new(Answer::from(first[..first.len().min(64)].to_vec()));
+            let is_last = query.contains("tailLines=1");
+            let line = run.and_then(|run| if is_last { run.log.last() } else { run.log.first() });
+            let text = line.map(|(_, text)| text.clone()).unwrap_or_default();
+            return Response::new(Answer::from(text[..text.len().min(64)].to_vec()));
         }
         state.queries.push(query.into());
         let script = state.scripts.pop_front();
@@ -187,7 +189,7 @@ impl State {
                 "containerID": format!("run-{last}"), "state": state, "lastState": before})
         });
         Some(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "nginx", "uid": uid},
-            "spec": {"containers": [{"name": "nginx"}]},
+            "spec": {"nodeName": "node-1", "containers": [{"name": "nginx"}]},
             "status": {"containerStatuses": status.into_iter().collect::<Vec<_>>()}}))
     }
 }
@@ -215,6 +217,8 @@ pub(crate) struct Record {
 #[derive(Clone, Default)]
 pub(crate) struct Heard {
     pub(crate) lines: Vec<String>,
+    /// When each was written.
+    pub(crate) dated: Vec<Timestamp>,
     /// What happened, but for how far back the log goes.
     pub(crate) events: Vec<StreamEvent>,
     /// How far back the log goes, each time that it was told.
@@ -222,8 +226,10 @@ pub(crate) struct Heard {
 }
 
 impl LineSink for Record {
-    fn line(&mut self, _: Timestamp, line: &[u8]) {
-        self.heard.lock().unwrap().lines.push(String::from_utf8_lossy(line).into_owned());
+    fn line(&mut self, at: Timestamp, line: &[u8]) {
+        let mut heard = self.heard.lock().unwrap();
+        heard.lines.push(String::from_utf8_lossy(line).into_owned());
+        heard.dated.push(at);
     }
 
     fn event(&mut self, event: StreamEvent) {
@@ -243,8 +249,17 @@ pub(crate) struct Following {
 }
 
 impl Following {
-    /// Follows the log from `start` on.
+    /// Follows the log from `start` on, at a time long after all that is logged.
     pub(crate) fn start(server: &LogServer, start: Timestamp) -> Self {
+        Self::start_at(server, start, || at(1_000_000_000_000))
+    }
+
+    /// Follows the log from `start` on, by that clock.
+    pub(crate) fn start_at(
+        server: &LogServer,
+        start: Timestamp,
+        clock: impl Fn() -> Timestamp + Send + Sync + 'static,
+    ) -> Self {
         let container = Container {
             namespace: "gateway".into(),
             pod: "nginx".into(),
@@ -252,7 +267,7 @@ impl Following {
             container: "nginx".into(),
         };
         let (record, cancel) = (Record::default(), CancellationToken::new());
-        let tail = Tail::new(server.client(), container, start);
+        let tail = Tail::new(server.client(), container, start).with_clock(clock);
         Self { record: record.clone(), cancel: cancel.clone(), task: tokio::spawn(tail.run(record, cancel)) }
     }
 
