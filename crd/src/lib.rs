@@ -38,5 +38,7 @@ pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 pub const MANAGED_BY: &str = "ip-sentry";
 /// The finalizer of bans that the operator makes: how a ban ended is written down before it goes.
 pub const TTL_FINALIZER: &str = "ipsentry.dev/ttl";
+/// The annotation of a ban that the operator ended before its time, in favour of stronger evidence.
+pub const EVICTED_ANNOTATION: &str = "ipsentry.dev/evicted";
 /// The name of the one `ProtectedNetworks` object.
 pub const PROTECTED_NETWORKS: &str = "cluster";

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use ip_sentry_core::net::Source;
 use ip_sentry_crd::{
-    IPBan, MANAGED_BY, MANAGED_BY_LABEL, TTL_FINALIZER,
+    EVICTED_ANNOTATION, IPBan, MANAGED_BY, MANAGED_BY_LABEL, TTL_FINALIZER,
     ip_ban::{Origin, PolicyRef},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -40,10 +40,14 @@ pub struct Ban {
     pub policy: Option<PolicyRef>,
     /// Since when it is being deleted; it is not enforced any more.
     pub deleting_since: Option<Timestamp>,
-    /// The place of our finalizer in its list, while it holds the object.
-    pub finalizer: Option<usize>,
+    /// Whether our finalizer holds the object.
+    pub is_held: bool,
+    /// The finalizers of others, usually none.
+    pub other_finalizers: Vec<String>,
     /// Whether ip-sentry made it: the operator deletes nothing else.
     pub is_managed: bool,
+    /// Whether the operator has ended it before its time, in favour of stronger evidence: see [`crate::evict`].
+    pub is_evicted: bool,
     /// The reason for which its status says that it is not enforced.
     pub unenforced: Option<String>,
 }
@@ -70,6 +74,8 @@ impl Ban {
             let condition = status.conditions.iter().find(|condition| condition.type_ == "Enforced")?;
             (condition.status == "False").then(|| condition.reason.clone())
         });
+        let is_managed = object.labels().get(MANAGED_BY_LABEL).is_some_and(|value| value == MANAGED_BY);
+        let is_ours = |finalizer: &&String| *finalizer == TTL_FINALIZER;
         Ok(Self {
             name,
             uid: object.uid().unwrap_or_default(),
@@ -80,8 +86,10 @@ impl Ban {
             expires_at: object.spec.expires_at.as_ref().map(|time| time.0),
             policy: object.spec.policy_ref.clone(),
             deleting_since: object.meta().deletion_timestamp.as_ref().map(|time| time.0),
-            finalizer: object.finalizers().iter().position(|finalizer| finalizer == TTL_FINALIZER),
-            is_managed: object.labels().get(MANAGED_BY_LABEL).is_some_and(|value| value == MANAGED_BY),
+            is_held: object.finalizers().iter().any(|finalizer| is_ours(&finalizer)),
+            other_finalizers: object.finalizers().iter().filter(|one| !is_ours(one)).cloned().collect(),
+            is_managed,
+            is_evicted: is_managed && object.annotations().contains_key(EVICTED_ANNOTATION),
             unenforced,
         })
     }
@@ -92,26 +100,23 @@ impl Ban {
         self.deleting_since.is_none() && self.expires_at.is_none_or(|end| end > now)
     }
 
-    /// When somebody lifted it: it was deleted before its time was over.
+    /// When it was lifted: it was deleted before its time was over, by hand or because its network became protected.
     ///
-    /// The operator itself deletes a ban only [`EXPIRY_GRACE`] after its end, so its own deletions never
-    /// count as lifting.
+    /// The operator deletes a ban that ran out only [`EXPIRY_GRACE`] after its end, and marks one that it evicts, so
+    /// neither counts as lifting.
     #[must_use]
     pub fn lifted_at(&self) -> Option<Timestamp> {
-        self.deleting_since.filter(|&deleted| self.expires_at.is_none_or(|end| deleted < end))
+        let is_early = |deleted: &Timestamp| self.expires_at.is_none_or(|end| *deleted < end);
+        self.deleting_since.filter(is_early).filter(|_| !self.is_evicted)
     }
 
-    /// When it ended, of one that is being deleted or is over, and what its source's next ban counts: by hand, or at
-    /// its time. Every replica that sees the object comes to the same.
+    /// When it ended, as an offence of its source that makes the next ban longer: `None` for one that somebody lifted,
+    /// that nobody detected, or that is not over. Every replica that sees the object comes to the same.
     #[must_use]
-    pub fn ended_at(&self) -> Option<Timestamp> {
-        self.lifted_at().or(self.expires_at).or(self.deleting_since)
-    }
-
-    /// Whether its end is an offence of its source: the operator has made it.
-    #[must_use]
-    pub fn is_offence(&self) -> bool {
-        self.is_managed && self.origin == Origin::Detected
+    pub fn offence_ended_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let is_over = self.deleting_since.is_some() || !self.is_active(now);
+        let is_offence = self.is_managed && self.origin == Origin::Detected && self.lifted_at().is_none();
+        self.expires_at.filter(|_| is_over && is_offence)
     }
 }
 
@@ -136,6 +141,8 @@ pub enum Ended {
     Expired,
     /// Its network became protected, or its policy excepts it now.
     Protected,
+    /// It gave way to stronger evidence.
+    Evicted,
 }
 
 impl Ended {
@@ -145,6 +152,7 @@ impl Ended {
         match self {
             Self::Expired => "Expired",
             Self::Protected => "Protected",
+            Self::Evicted => "Evicted",
         }
     }
 }
@@ -153,10 +161,12 @@ impl Ended {
 #[must_use]
 pub fn due(ban: &Ban, now: Timestamp, is_protected: impl FnOnce(&Ban) -> bool) -> Option<Due> {
     if ban.deleting_since.is_some() {
-        return ban.finalizer.map(|_| Due::Release);
+        return ban.is_held.then_some(Due::Release);
     }
     let expired = ban.expires_at.is_some_and(|end| end + EXPIRY_GRACE <= now);
-    let ended = if expired {
+    let ended = if ban.is_evicted {
+        Ended::Evicted
+    } else if expired {
         Ended::Expired
     } else if is_protected(ban) {
         Ended::Protected
@@ -268,8 +278,10 @@ impl Ban {
             expires_at: Timestamp::from_second(100).ok(),
             policy: None,
             deleting_since: None,
-            finalizer: Some(0),
+            is_held: true,
+            other_finalizers: Vec::new(),
             is_managed: true,
+            is_evicted: false,
             unenforced: None,
         }
     }
@@ -285,10 +297,11 @@ mod tests {
 
     #[test]
     fn only_its_own_bans_are_deleted_and_only_once_they_are_over() {
-        let foreign = Ban { is_managed: false, finalizer: None, origin: Origin::Manual, ..Ban::example() };
+        let foreign = Ban { is_managed: false, is_held: false, origin: Origin::Manual, ..Ban::example() };
         let told = Ban { unenforced: Some("Expired".into()), ..foreign.clone() };
         let lifted = Ban { deleting_since: Some(at(50)), ..Ban::example() };
-        let stuck = Ban { finalizer: None, ..lifted.clone() };
+        let stuck = Ban { is_held: false, ..lifted.clone() };
+        let evicted = Ban { is_evicted: true, expires_at: Some(at(40)), ..Ban::example() };
         let forever = Ban { expires_at: None, ..Ban::example() };
         #[rustfmt::skip]
         let table = [
@@ -302,6 +315,7 @@ mod tests {
             (lifted,           60,  false,     Some(Due::Release)),
             (stuck,            60,  false,     None),
             (forever,          1_000_000, false, None),
+            (evicted,          40,  false,     Some(Due::Delete(Ended::Evicted))),
         ];
         for (ban, now, protected, expect) in table {
             assert_eq!(due(&ban, at(now), |_| protected), expect, "{ban:?} at {now}");
@@ -315,6 +329,29 @@ mod tests {
         assert_eq!(Ban::example().lifted_at(), None);
         let manual = Ban { expires_at: None, deleting_since: Some(at(5)), ..Ban::example() };
         assert_eq!(manual.lifted_at(), Some(at(5)));
+    }
+
+    #[test]
+    fn only_a_detected_ban_that_ran_its_time_or_was_evicted_is_an_offence() {
+        let deleted = |second| Ban { deleting_since: Some(at(second)), ..Ban::example() };
+        let evicted = |second| Ban { is_evicted: true, expires_at: Some(at(40)), ..deleted(second) };
+        let manual = Ban { origin: Origin::Manual, ..deleted(101) };
+        #[rustfmt::skip]
+        let table = [
+            // what is seen                  now  ended as an offence, lifted
+            (Ban::example(),                 99,  None,     None),
+            (Ban::example(),                 100, Some(100), None),
+            (deleted(101),                   101, Some(100), None),
+            (deleted(99),                    101, None,     Some(99)),
+            // An API server whose clock is behind the operator's deletes before the end that the operator wrote.
+            (evicted(38),                    41,  Some(40), None),
+            (evicted(41),                    41,  Some(40), None),
+            (manual,                         101, None,     None),
+        ];
+        for (ban, now, ended, lifted) in table {
+            assert_eq!(ban.offence_ended_at(at(now)), ended.map(at), "{ban:?} at {now}");
+            assert_eq!(ban.lifted_at(), lifted.map(at), "{ban:?} at {now}");
+        }
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub enum What {
     BanExpired,
     /// Somebody lifted a ban before its time.
     BanLifted,
+    /// A ban gave way to stronger evidence.
+    BanEvicted,
     /// A source earned a ban and is protected.
     BanSkippedProtected,
     /// The API server refused a ban.
@@ -54,6 +56,7 @@ impl What {
             Self::WouldBan => "WouldBan",
             Self::BanExpired => "BanExpired",
             Self::BanLifted => "BanLifted",
+            Self::BanEvicted => "BanEvicted",
             Self::BanSkippedProtected => "BanSkippedProtected",
             Self::BanRefused => "BanRefused",
             Self::NotReady => "NotReady",

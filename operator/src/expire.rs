@@ -10,7 +10,7 @@ use std::{
 use futures::{StreamExt as _, stream};
 use ip_sentry_core::networks::Networks;
 use ip_sentry_crd::{
-    FIELD_MANAGER, IPBan, TTL_FINALIZER,
+    FIELD_MANAGER, IPBan,
     condition::{self, Finding},
 };
 use jiff::Timestamp;
@@ -142,7 +142,7 @@ impl Expiry {
     async fn act(&self, ban: Ban, due: Due, now: Timestamp) -> Result<(), ExpireError> {
         match due {
             Due::Delete(ended) => self.delete(&ban, ended).await,
-            Due::Release => self.release(&ban).await,
+            Due::Release => self.release(&ban, now).await,
             Due::Disown(ended) => self.disown(&ban, ended, now).await,
         }
     }
@@ -164,10 +164,10 @@ impl Expiry {
     }
 
     /// Writes down how it ended, then takes our finalizer off.
-    async fn release(&self, ban: &Ban) -> Result<(), ExpireError> {
+    async fn release(&self, ban: &Ban, now: Timestamp) -> Result<(), ExpireError> {
         let lifted = ban.lifted_at();
         self.state.history.with(|history| {
-            if let Some(ended) = ban.ended_at().filter(|_| ban.is_offence()) {
+            if let Some(ended) = ban.offence_ended_at(now) {
                 history.end(ban.source, ended);
             }
             if let Some(lifted) = lifted {
@@ -179,22 +179,22 @@ impl Expiry {
             Err(StoreError::Deposed) => return Err(ExpireError::Deposed),
             Err(source) => return Err(ExpireError::History { name: ban.name.clone(), source }),
         }
-        let Some(index) = ban.finalizer else { return Ok(()) };
-        let path = format!("/metadata/finalizers/{index}");
-        let operations = json!([
-            {"op": "test", "path": "/metadata/uid", "value": ban.uid},
-            {"op": "test", "path": path, "value": TTL_FINALIZER},
-            {"op": "remove", "path": path},
-        ]);
-        // The operations are ours and well-formed: what fails to parse would be a fault in this function.
-        let Ok(operations) = serde_json::from_value(operations) else { return Ok(()) };
+        let patch = json!({"metadata": {
+            "uid": ban.uid,
+            "resourceVersion": ban.resource_version,
+            "finalizers": ban.other_finalizers,
+        }});
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
-        if let Err(error) = self.api.patch(&ban.name, &params, &Patch::Json::<()>(operations)).await {
+        if let Err(error) = self.api.patch(&ban.name, &params, &Patch::Merge(patch)).await {
             return settled(&ban.name, "released", error);
         }
         tracing::info!(ban = %ban.source, lifted = lifted.is_some(), "ban ended");
         if let Some(policy) = &ban.policy {
             let (what, note) = match lifted {
+                None if ban.is_evicted => (
+                    What::BanEvicted,
+                    format!("the ban of {} gave way to a source with stronger evidence", ban.source),
+                ),
                 None => (What::BanExpired, format!("the ban of {} has run out", ban.source)),
                 Some(_) if is_protected(ban, &self.state.protected(), &self.state.policies()) => (
                     What::BanLifted,
@@ -211,6 +211,7 @@ impl Expiry {
     async fn disown(&self, ban: &Ban, ended: Ended, now: Timestamp) -> Result<(), ExpireError> {
         let message = match ended {
             Ended::Expired => "spec.expiresAt has passed: delete this ban, or set a later end",
+            Ended::Evicted => return Ok(()), // Only the operator's own bans are evicted.
             Ended::Protected => "the network is protected: see ProtectedNetworks/cluster; delete this ban",
         };
         let finding = Finding::no("Enforced", ended.reason(), message);
@@ -238,11 +239,10 @@ fn key(policy: &ip_sentry_crd::ip_ban::PolicyRef) -> PolicyKey {
     PolicyKey { namespace: policy.namespace.clone(), name: policy.name.clone() }
 }
 
-/// Gone (404) or changed meanwhile (409, or a failed test of a JSON patch, 422): the next look at it tells what
-/// is due now.
+/// Gone (404) or changed meanwhile (409): the next look at it tells what is due now. Everything else is a failure.
 fn settled(name: &str, what: &'static str, error: kube::Error) -> Result<(), ExpireError> {
     match error {
-        kube::Error::Api(status) if matches!(status.code, 404 | 409 | 422) => Ok(()),
+        kube::Error::Api(status) if matches!(status.code, 404 | 409) => Ok(()),
         error if Deposed::is_cause_of(&error) => Err(ExpireError::Deposed),
         source => Err(ExpireError::Write { name: name.to_owned(), what, source: Box::new(source) }),
     }

@@ -14,6 +14,7 @@ pub mod client;
 pub mod control;
 pub mod docket;
 pub mod events;
+pub mod evict;
 pub mod expire;
 pub mod heartbeats;
 pub mod history;

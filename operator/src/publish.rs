@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_taken_name_never_lets_a_source_go_free() {
-        let manual = Ban { origin: Origin::Manual, is_managed: false, finalizer: None, ..existing() };
+        let manual = Ban { origin: Origin::Manual, is_managed: false, is_held: false, ..existing() };
         #[rustfmt::skip]
         let table = [
             // what holds the name                                        now  then

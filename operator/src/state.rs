@@ -93,16 +93,14 @@ impl State {
         });
     }
 
-    /// A ban is being deleted or is gone. If that was before its time, its lines so far count no more, anywhere.
+    /// A ban is being deleted or is gone. If that was before its time, its lines so far count no more, anywhere, and
+    /// it is no offence.
     pub fn ended(&self, ban: &Ban, now: Timestamp) {
+        // An object that somebody has taken the finalizer off goes before its end could be written down.
         let is_gone_early = ban.deleting_since.is_none() && ban.is_active(now);
         if let Some(lifted) = ban.lifted_at().or(is_gone_early.then_some(now)) {
             self.lift(ban.source, lifted);
-        }
-        // An object that somebody has taken the finalizer off goes before its end could be written down. When that
-        // was, each replica would say otherwise: the leader says it.
-        let ended = if is_gone_early { self.leadership.is_leading().then_some(now) } else { ban.ended_at() };
-        if let Some(ended) = ended.filter(|_| ban.is_offence()) {
+        } else if let Some(ended) = ban.offence_ended_at(now) {
             self.history.with(|history| history.end(ban.source, ended));
         }
     }

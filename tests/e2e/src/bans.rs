@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, ListParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 
@@ -20,6 +20,7 @@ use crate::{
     client::{Client, Reach},
     eventually,
     gateway::Gateway,
+    lab::Lab,
     node::Node,
     scenario::{SOON, Scenario},
 };
@@ -56,6 +57,17 @@ impl Scenario {
     /// Lifts a ban as `kubectl delete` does, without waiting for the object to be gone.
     pub async fn lift(&self, name: &str) -> Result<()> {
         self.bans().delete(name, &DeleteParams::default()).await?;
+        Ok(())
+    }
+
+    /// Lets an earned ban run out now: only the operator may change its end, so this speaks as the operator.
+    pub async fn let_run_out(&self, name: &str) -> Result<()> {
+        let operator = "system:serviceaccount:ip-sentry:ip-sentry-operator";
+        let as_operator =
+            Lab::client_with(|config| config.auth_info.impersonate = Some(operator.into())).await?;
+        let now = Timestamp::from_second(Timestamp::now().as_second())?;
+        let patch = Patch::Merge(json!({"spec": {"expiresAt": Time(now)}}));
+        Api::<IPBan>::all(as_operator).patch(name, &PatchParams::default(), &patch).await?;
         Ok(())
     }
 

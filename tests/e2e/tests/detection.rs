@@ -293,7 +293,6 @@ fn a_source_that_comes_back_after_its_ban_has_its_second_offence() {
         let (front, source) = (gateway.through(Node::One, true), prober.ipv4());
         let before = scenario.offences(source).await?;
         for offence in [before + 1, before + 2] {
-            // Lines of the second in which the last ban was lifted are forgiven too.
             eventually(SOON, "the source is banned", async || {
                 if scenario.bans().get_opt(&source.ban_name()).await?.is_none() {
                     prober.probe(front, &["/.env"]).await?;
@@ -304,7 +303,7 @@ fn a_source_that_comes_back_after_its_ban_has_its_second_offence() {
                 Ok(())
             })
             .await?;
-            scenario.lift(&source.ban_name()).await?;
+            scenario.let_run_out(&source.ban_name()).await?;
             let network: Network = source.network();
             scenario.in_no_kernel(network, SOON).await?;
             eventually(SOON, "the ban is gone", async || {
@@ -313,6 +312,44 @@ fn a_source_that_comes_back_after_its_ban_has_its_second_offence() {
             })
             .await?;
         }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_ban_that_was_lifted_by_hand_is_no_offence() {
+    shared(async |scenario: &Scenario| {
+        let gateway = scenario.gateway_on(Node::One).await?;
+        scenario.policy_in_force("probes", json!({})).await?;
+        let prober = scenario.client().await?;
+        let (front, source) = (gateway.through(Node::One, true), prober.ipv4());
+        let before = scenario.offences(source).await?;
+        for _ in 0..2 {
+            // What was logged up to 2 s after the last one was lifted is forgiven.
+            eventually(SOON, "the source is banned", async || {
+                if scenario.bans().get_opt(&source.ban_name()).await?.is_none() {
+                    prober.probe(front, &["/.env"]).await?;
+                }
+                let ban = scenario.bans().get(&source.ban_name()).await?;
+                ensure!(ban.metadata.deletion_timestamp.is_none(), "the last one is still going");
+                ensure!(
+                    ban.spec.offence == Some(before + 1),
+                    "offence {:?} after {before}",
+                    ban.spec.offence
+                );
+                Ok(())
+            })
+            .await?;
+            scenario.lift(&source.ban_name()).await?;
+            eventually(SOON, "the ban is gone", async || {
+                ensure!(scenario.bans().get_opt(&source.ban_name()).await?.is_none());
+                Ok(())
+            })
+            .await?;
+            scenario.in_no_kernel(source.network(), SOON).await?;
+        }
+        let after = scenario.offences(source).await?;
+        ensure!(after == before, "{after} offences after {before}");
         Ok(())
     });
 }

@@ -165,7 +165,7 @@ fn bans_go_on_becoming_longer_after_every_replica_was_started_anew() {
             ensure!(ban.spec.offence == Some(offence), "offence {:?}, not {offence}", ban.spec.offence);
             let length = length(&ban)?;
             ensure!((least..=most).contains(&length), "the ban number {offence} lasts {length} s");
-            scenario.lift(&source.ban_name()).await?;
+            scenario.let_run_out(&source.ban_name()).await?;
             eventually(SOON, "the ban is gone", async || {
                 ensure!(scenario.bans().get_opt(&source.ban_name()).await?.is_none());
                 Ok(())
