@@ -10,6 +10,7 @@ pub mod args;
 pub mod backoff;
 pub mod bans;
 pub mod budget;
+pub mod changes;
 pub mod client;
 pub mod control;
 pub mod docket;

@@ -23,6 +23,7 @@ use crate::{
     admin,
     args::Args,
     bans::{Ban, Bans},
+    changes::Changes,
     client,
     control::Control,
     docket::Docket,
@@ -76,6 +77,8 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
         protected: protected.clone(),
         policies: Policies::default().into(),
         bans: Bans::default().into(),
+        bans_for_queue: Changes::default(),
+        bans_for_expiry: Changes::default(),
         held_back: 0.into(),
         ready: false.into(),
     });
@@ -131,6 +134,12 @@ async fn watch_bans(client: Client, state: Arc<State>, wakes: [Arc<Notify>; 3], 
 
 fn take_in(state: &State, event: watcher::Event<DeserializeGuard<IPBan>>) {
     let now = Timestamp::now();
+    let changed: Vec<String> = match &event {
+        watcher::Event::Init | watcher::Event::InitApply(_) => Vec::new(),
+        // What a list no longer names has changed as well.
+        watcher::Event::InitDone => state.bans().iter().map(|ban| ban.name.clone()).collect(),
+        watcher::Event::Apply(object) | watcher::Event::Delete(object) => vec![object.name_any()],
+    };
     match event {
         watcher::Event::Init => state.bans().list_begins(),
         watcher::Event::InitApply(object) => {
@@ -146,6 +155,8 @@ fn take_in(state: &State, event: watcher::Event<DeserializeGuard<IPBan>>) {
             for ban in &gone {
                 state.ended(ban, now);
             }
+            let listed: Vec<String> = state.bans().iter().map(|ban| ban.name.clone()).collect();
+            state.bans_changed(listed);
         }
         watcher::Event::Apply(object) => {
             if let Some(ban) = read(state, object) {
@@ -162,6 +173,7 @@ fn take_in(state: &State, event: watcher::Event<DeserializeGuard<IPBan>>) {
             }
         }
     }
+    state.bans_changed(changed);
     let bans = state.bans();
     metrics::level(&state.metrics.bans, bans.iter().filter(|ban| ban.is_active(now)).count());
 }

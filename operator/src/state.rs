@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use crate::{
     bans::{Ban, Bans, DELETION_SLACK},
+    changes::Changes,
     events::{Events, What},
     history::store::HistoryStore,
     lease::Leadership,
@@ -44,6 +45,10 @@ pub struct State {
     pub policies: Mutex<Policies>,
     /// Every ban. Locked for moments, never across an await.
     pub bans: Mutex<Bans>,
+    /// Bans that changed, for the ban queue.
+    pub bans_for_queue: Changes,
+    /// Bans that changed, for the task that ends them.
+    pub bans_for_expiry: Changes,
     /// Decisions that wait because bans are limited.
     pub held_back: AtomicUsize,
     /// Whether everything that must be listed once has been.
@@ -59,6 +64,12 @@ impl State {
     /// The bans.
     pub fn bans(&self) -> MutexGuard<'_, Bans> {
         self.bans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells everybody who follows bans that these came, changed or went.
+    pub fn bans_changed(&self, names: Vec<String>) {
+        self.bans_for_queue.extend(names.iter().cloned());
+        self.bans_for_expiry.extend(names);
     }
 
     /// What is never banned.
