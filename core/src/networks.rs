@@ -3,7 +3,7 @@
 //! Protected networks are asked about for every line of every log, so the set is kept as merged, sorted
 //! ranges of addresses and a look-up is one binary search.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
@@ -53,6 +53,14 @@ impl Networks {
         hit(self.family(network.is_ipv4()), bits(network.address()), bits(network.last_address()))
     }
 
+    /// Ranges of addresses, each of one family: outside of them the two sets hold the same.
+    pub fn differing<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (IpAddr, IpAddr)> + 'a {
+        let v4 = |bits: u128| IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(bits).unwrap_or(u32::MAX)));
+        let v6 = |bits: u128| IpAddr::V6(Ipv6Addr::from_bits(bits));
+        let v4s = only_one_has(&self.v4, &other.v4).map(move |(start, end)| (v4(start), v4(end)));
+        v4s.chain(only_one_has(&self.v6, &other.v6).map(move |(start, end)| (v6(start), v6(end))))
+    }
+
     fn family(&self, is_ipv4: bool) -> &[(u128, u128)] {
         if is_ipv4 { &self.v4 } else { &self.v6 }
     }
@@ -69,6 +77,11 @@ fn bits(address: IpAddr) -> u128 {
 fn hit(ranges: &[(u128, u128)], first: u128, last: u128) -> bool {
     let next = ranges.partition_point(|&(_, end)| end < first);
     ranges.get(next).is_some_and(|&(start, _)| start <= last)
+}
+
+fn only_one_has<'a>(a: &'a [(u128, u128)], b: &'a [(u128, u128)]) -> impl Iterator<Item = (u128, u128)> + 'a {
+    let not_in = |other: &'a [(u128, u128)]| move |range: &&(u128, u128)| other.binary_search(range).is_err();
+    a.iter().filter(not_in(b)).chain(b.iter().filter(not_in(a))).copied()
 }
 
 fn merged(mut ranges: Vec<(u128, u128)>) -> Vec<(u128, u128)> {
@@ -142,6 +155,21 @@ mod tests {
             prop_assert!(short.len() <= each.len());
             let (short, exact): (Networks, Networks) = (short.into_iter().collect(), each.into_iter().collect());
             prop_assert_eq!(short, exact);
+        }
+
+        #[test]
+        fn two_sets_agree_outside_of_the_ranges_in_which_they_differ(
+            one in prop::collection::vec((0u32..4096, 20u8..=32), 0..10),
+            other in prop::collection::vec((0u32..4096, 20u8..=32), 0..10),
+            probe in 0u32..4096,
+        ) {
+            let set = |networks: Vec<(u32, u8)>| networks.into_iter()
+                .map(|(bits, prefix)| Network::around(Ipv4Addr::from_bits(bits).into(), prefix))
+                .collect::<Networks>();
+            let (one, other, probe) = (set(one), set(other), IpAddr::V4(Ipv4Addr::from_bits(probe)));
+            let is_told = one.differing(&other).any(|(first, last)| first <= probe && probe <= last);
+            prop_assert!(is_told || one.contains(probe) == other.contains(probe));
+            prop_assert_eq!(one.differing(&one).count(), 0);
         }
 
         #[test]

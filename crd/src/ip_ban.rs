@@ -34,6 +34,12 @@ use crate::{condition, schema};
         description = "The network that is dropped."
     ),
     printcolumn(
+        name = "Enforced",
+        type_ = "string",
+        json_path = ".status.enforced",
+        description = "False where nodes do not drop it although it is there: its condition Enforced says why."
+    ),
+    printcolumn(
         name = "Policy",
         type_ = "string",
         json_path = ".spec.policyRef.name",
@@ -212,13 +218,27 @@ impl From<decision::Threshold> for Threshold {
 }
 
 /// What the operator says of a ban, written only where the ban is not enforced.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 pub struct IPBanStatus {
+    /// Whether nodes drop the network: `True` until the operator finds that they don't, which it says with `False`
+    /// and the condition `Enforced`. Whether every node does is in NodeFirewall.
+    #[serde(default = "enforced")]
+    #[schemars(schema_with = "enforced_schema")]
+    pub enforced: String,
     /// `Enforced=False` with reason `Expired` (it ran out and, not being the operator's own, was left for its
-    /// author to delete) or `Protected` (it overlaps a protected network).
+    /// author to delete), `Protected` (it overlaps a protected network) or `Deleting` (it was deleted, and
+    /// something keeps the object). Absent while the ban is enforced.
     #[serde(default)]
     #[schemars(schema_with = "condition::schema")]
     pub conditions: Vec<Condition>,
+}
+
+fn enforced() -> String {
+    "True".to_owned()
+}
+
+fn enforced_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "string", "enum": ["True", "False"], "default": "True"})
 }
 
 fn reason(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

@@ -11,6 +11,7 @@ use crate::{IPBan, NodeFirewall, OffenceHistory, ProbePolicy, ProtectedNetworks}
 pub fn crds() -> Vec<Value> {
     let mut ban = value(&IPBan::crd());
     hold_name_to_network(&mut ban);
+    default_status(&mut ban);
     let mut protected = value(&ProtectedNetworks::crd());
     hold_name(&mut protected, crate::PROTECTED_NETWORKS);
     vec![
@@ -94,6 +95,15 @@ fn hold_name_to_network(crd: &mut Value) {
     }]);
     root["properties"]["metadata"] =
         json!({"type": "object", "properties": {"name": {"type": "string", "maxLength": 63}}});
+}
+
+/// Gives every object a status with its defaults, so that a column shows one that nobody has written.
+fn default_status(crd: &mut Value) {
+    let status = &mut root(crd)["properties"]["status"];
+    status["default"] = json!({});
+    if let Some(status) = status.as_object_mut() {
+        status.remove("nullable");
+    }
 }
 
 /// A kind of which there is one object.

@@ -1,10 +1,9 @@
 //! The bans that exist, as every replica hears of them.
 //!
-//! Owns the table of bans by name. The watch of `IPBan`s comes in; out goes, by [`Bans::changed`], that the
-//! table changed, and what [`Bans::due`] and the publisher ask of it. An object that can't be read costs
-//! only itself.
+//! Owns the table of bans by name, which [`crate::ban_watch`] keeps up to date. An object that can't be read costs only
+//! itself.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use ip_sentry_core::net::Source;
 use ip_sentry_crd::{
@@ -123,69 +122,12 @@ impl Ban {
 /// How long after its end the operator deletes a ban, so that its deletion is told from one by hand.
 pub const EXPIRY_GRACE: SignedDuration = SignedDuration::from_secs(1);
 
-/// What is to be done about a ban.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Due {
-    /// It is over: delete the object.
-    Delete(Ended),
-    /// It is being deleted: write down how it ended, then let it go.
-    Release,
-    /// It is not ours to delete: say in its status that it is not enforced.
-    Disown(Ended),
-}
-
-/// Why a ban is over.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Ended {
-    /// Its time ran out.
-    Expired,
-    /// Its network became protected, or its policy excepts it now.
-    Protected,
-    /// It gave way to stronger evidence.
-    Evicted,
-}
-
-impl Ended {
-    /// The condition's reason.
-    #[must_use]
-    pub const fn reason(self) -> &'static str {
-        match self {
-            Self::Expired => "Expired",
-            Self::Protected => "Protected",
-            Self::Evicted => "Evicted",
-        }
-    }
-}
-
-/// What is to be done about `ban` at `now`, if anything; `is_protected` says what may not be banned.
-#[must_use]
-pub fn due(ban: &Ban, now: Timestamp, is_protected: impl FnOnce(&Ban) -> bool) -> Option<Due> {
-    if ban.deleting_since.is_some() {
-        return ban.is_held.then_some(Due::Release);
-    }
-    let expired = ban.expires_at.is_some_and(|end| end + EXPIRY_GRACE <= now);
-    let ended = if ban.is_evicted {
-        Ended::Evicted
-    } else if expired {
-        Ended::Expired
-    } else if is_protected(ban) {
-        Ended::Protected
-    } else {
-        return None;
-    };
-    if ban.is_managed {
-        Some(Due::Delete(ended))
-    } else {
-        (ban.unenforced.as_deref() != Some(ended.reason())).then_some(Due::Disown(ended))
-    }
-}
-
 /// All bans, by name.
 #[derive(Debug, Default)]
 pub struct Bans {
-    by_name: HashMap<String, Ban>,
+    by_name: HashMap<String, Arc<Ban>>,
     /// Names seen in a list that is not complete yet.
-    listing: Option<HashMap<String, Ban>>,
+    listing: Option<HashMap<String, Arc<Ban>>>,
     synced: bool,
 }
 
@@ -197,11 +139,11 @@ impl Bans {
 
     /// One object of the list.
     pub fn listed(&mut self, ban: Ban) {
-        self.listing.get_or_insert_default().insert(ban.name.clone(), ban);
+        self.listing.get_or_insert_default().insert(ban.name.clone(), Arc::new(ban));
     }
 
     /// The list is complete. Returns the bans that went meanwhile.
-    pub fn list_done(&mut self) -> Vec<Ban> {
+    pub fn list_done(&mut self) -> Vec<Arc<Ban>> {
         let listed = self.listing.take().unwrap_or_default();
         let before = std::mem::replace(&mut self.by_name, listed);
         self.synced = true;
@@ -210,11 +152,11 @@ impl Bans {
 
     /// An object came or changed.
     pub fn applied(&mut self, ban: Ban) {
-        self.by_name.insert(ban.name.clone(), ban);
+        self.by_name.insert(ban.name.clone(), Arc::new(ban));
     }
 
     /// An object went. Returns what it last was.
-    pub fn deleted(&mut self, name: &str) -> Option<Ban> {
+    pub fn deleted(&mut self, name: &str) -> Option<Arc<Ban>> {
         self.by_name.remove(name)
     }
 
@@ -227,7 +169,13 @@ impl Bans {
     /// The ban of that name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Ban> {
-        self.by_name.get(name)
+        self.by_name.get(name).map(Arc::as_ref)
+    }
+
+    /// The ban of that name, to be kept.
+    #[must_use]
+    pub fn share(&self, name: &str) -> Option<Arc<Ban>> {
+        self.by_name.get(name).cloned()
     }
 
     /// How many there are.
@@ -244,7 +192,7 @@ impl Bans {
 
     /// Every ban.
     pub fn iter(&self) -> impl Iterator<Item = &Ban> {
-        self.by_name.values()
+        self.by_name.values().map(Arc::as_ref)
     }
 
     /// The ban that is enforced on exactly this source, whatever its name.
@@ -253,7 +201,7 @@ impl Bans {
         let name = source.ban_name();
         [name.clone(), detected_name(&name)]
             .iter()
-            .filter_map(|name| self.by_name.get(name))
+            .filter_map(|name| self.get(name))
             .find(|ban| ban.source == source && ban.is_active(now))
     }
 }
@@ -293,33 +241,6 @@ mod tests {
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
-    }
-
-    #[test]
-    fn only_its_own_bans_are_deleted_and_only_once_they_are_over() {
-        let foreign = Ban { is_managed: false, is_held: false, origin: Origin::Manual, ..Ban::example() };
-        let told = Ban { unenforced: Some("Expired".into()), ..foreign.clone() };
-        let lifted = Ban { deleting_since: Some(at(50)), ..Ban::example() };
-        let stuck = Ban { is_held: false, ..lifted.clone() };
-        let evicted = Ban { is_evicted: true, expires_at: Some(at(40)), ..Ban::example() };
-        let forever = Ban { expires_at: None, ..Ban::example() };
-        #[rustfmt::skip]
-        let table = [
-            // ban             now  protected  expect
-            (Ban::example(),            100, false,     None),
-            (Ban::example(),            101, false,     Some(Due::Delete(Ended::Expired))),
-            (Ban::example(),            50,  true,      Some(Due::Delete(Ended::Protected))),
-            (foreign.clone(),  101, false,     Some(Due::Disown(Ended::Expired))),
-            (foreign,          50,  true,      Some(Due::Disown(Ended::Protected))),
-            (told,             101, false,     None),
-            (lifted,           60,  false,     Some(Due::Release)),
-            (stuck,            60,  false,     None),
-            (forever,          1_000_000, false, None),
-            (evicted,          40,  false,     Some(Due::Delete(Ended::Evicted))),
-        ];
-        for (ban, now, protected, expect) in table {
-            assert_eq!(due(&ban, at(now), |_| protected), expect, "{ban:?} at {now}");
-        }
     }
 
     #[test]

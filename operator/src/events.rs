@@ -1,7 +1,10 @@
-//! Events on policies: what `kubectl describe probepolicy` shows.
+//! Events on policies and bans: what `kubectl describe` shows.
 //!
 //! A policy may say a few things at once and one every few seconds; what is more is summed up in one event
 //! that counts, and counted in a metric. So a flood of bans never becomes a flood of events.
+//! What is said again word for word within a few minutes becomes a series of one event.
+
+mod series;
 
 use std::{
     collections::HashMap,
@@ -9,14 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use k8s_openapi::api::core::v1::ObjectReference;
-use kube::{
-    Client, Resource as _,
-    runtime::events::{Event, EventType, Recorder, Reporter},
-};
-
 use ip_sentry_crd::{IPBan, ProbePolicy};
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{Client, Resource as _};
 
+use self::series::{Message, Recorder};
 use crate::{budget::Budget, metrics::Metrics};
 
 /// Who an event is about.
@@ -47,6 +47,12 @@ pub enum What {
     BanRefused,
     /// The policy doesn't work, or only by its last good version.
     NotReady,
+    /// Somebody made the operator's ban a Manual one.
+    BanTakenOver,
+    /// A ban that the operator did not make is not enforced.
+    BanNotEnforced,
+    /// A ban was deleted, and something keeps its object.
+    BanStuck,
 }
 
 impl What {
@@ -60,11 +66,21 @@ impl What {
             Self::BanSkippedProtected => "BanSkippedProtected",
             Self::BanRefused => "BanRefused",
             Self::NotReady => "NotReady",
+            Self::BanTakenOver => "BanTakenOver",
+            Self::BanNotEnforced => "BanNotEnforced",
+            Self::BanStuck => "BanStuck",
         }
     }
 
     const fn is_warning(self) -> bool {
-        matches!(self, Self::BanSkippedProtected | Self::BanRefused | Self::NotReady)
+        matches!(
+            self,
+            Self::BanSkippedProtected
+                | Self::BanRefused
+                | Self::NotReady
+                | Self::BanNotEnforced
+                | Self::BanStuck
+        )
     }
 }
 
@@ -74,6 +90,9 @@ const BURST: f64 = 10.0;
 const REFILL: Duration = Duration::from_secs(5);
 /// The most policies that are kept apart; their budgets are small, but names come from outside.
 const MOST_POLICIES: usize = 1_000;
+/// Events on bans, of all policies: so many at once, and then a second.
+const BANS_BURST: f64 = 50.0;
+const BANS_PER_SECOND: f64 = 1.0;
 
 /// What a policy may still say.
 #[derive(Debug)]
@@ -110,8 +129,9 @@ impl Voice {
 /// Sends events.
 #[derive(Clone)]
 pub struct Events {
-    recorder: Recorder,
+    recorder: Arc<Recorder>,
     voices: Arc<Mutex<HashMap<PolicyKey, Voice>>>,
+    bans: Arc<Mutex<Budget>>,
     metrics: Arc<Metrics>,
 }
 
@@ -119,9 +139,9 @@ impl Events {
     /// `client` lets writes through only while this replica leads; `instance` is this pod's name.
     #[must_use]
     pub fn new(client: Client, instance: &str, metrics: Arc<Metrics>) -> Self {
-        let reporter =
-            Reporter { controller: "ipsentry.dev/operator".into(), instance: Some(instance.into()) };
-        Self { recorder: Recorder::new(client, reporter), voices: Arc::default(), metrics }
+        let bans = Budget::new(BANS_BURST, BANS_PER_SECOND, Instant::now());
+        let recorder = Recorder::new(client, instance).into();
+        Self { recorder, voices: Arc::default(), bans: Arc::new(bans.into()), metrics }
     }
 
     /// Says on `policy` what happened to the ban of that name. Sent in the background; a lost one is counted.
@@ -148,18 +168,6 @@ impl Events {
                 return;
             }
         };
-        let event = Event {
-            type_: if what.is_warning() { EventType::Warning } else { EventType::Normal },
-            reason: what.reason().to_owned(),
-            note: Some(note),
-            action: what.reason().to_owned(),
-            secondary: ban.map(|name| ObjectReference {
-                api_version: Some(IPBan::api_version(&()).into_owned()),
-                kind: Some("IPBan".into()),
-                name: Some(name.to_owned()),
-                ..ObjectReference::default()
-            }),
-        };
         let regarding = ObjectReference {
             api_version: Some(ProbePolicy::api_version(&()).into_owned()),
             kind: Some("ProbePolicy".into()),
@@ -168,13 +176,39 @@ impl Events {
             uid,
             ..ObjectReference::default()
         };
+        let related = ban.map(|name| ban_reference(name, None));
+        self.send(Message { what, note, regarding, related });
+    }
+
+    /// Says on a ban what happened to it. Sent in the background; one too many or lost is counted.
+    pub fn tell_on_ban(&self, name: &str, uid: &str, what: What, note: String) {
+        if !self.bans.lock().unwrap_or_else(PoisonError::into_inner).spend(Instant::now()) {
+            self.metrics.events_suppressed.inc();
+            return;
+        }
+        let regarding = ban_reference(name, Some(uid.to_owned()));
+        self.send(Message { what, note, regarding, related: None });
+    }
+
+    fn send(&self, message: Message) {
         let (recorder, metrics) = (self.recorder.clone(), self.metrics.clone());
         tokio::spawn(async move {
-            if let Err(error) = recorder.publish(&event, &regarding).await {
+            let reason = message.what.reason();
+            if let Err(error) = recorder.record(message).await {
                 Metrics::count(&metrics.write_errors, "Event");
-                tracing::debug!(%error, reason = event.reason, "an event was not stored");
+                tracing::debug!(%error, reason, "an event was not stored");
             }
         });
+    }
+}
+
+fn ban_reference(name: &str, uid: Option<String>) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(IPBan::api_version(&()).into_owned()),
+        kind: Some("IPBan".into()),
+        name: Some(name.to_owned()),
+        uid,
+        ..ObjectReference::default()
     }
 }
 

@@ -6,7 +6,7 @@
 
 pub mod store;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use ip_sentry_core::{
     detect::{
@@ -39,21 +39,46 @@ impl Memory {
         other.past.ends().for_each(|end| self.past.end(end));
         self.lifted_at = self.lifted_at.max(other.lifted_at);
     }
+
+    /// When it was last heard of.
+    fn last(&self) -> Option<Timestamp> {
+        self.past.last().max(self.lifted_at)
+    }
 }
 
 /// The table of all sources.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct History {
-    sources: HashMap<Source, Memory>,
-    dirty: BTreeSet<usize>,
+    shards: Vec<Shard>,
+    /// When sources were last lifted.
+    lifts: BTreeSet<(Timestamp, Source)>,
     forgotten: u64,
 }
 
+#[derive(Debug, Default)]
+struct Shard {
+    sources: BTreeMap<Source, Memory>,
+    /// The sources by when they were last heard of: the first is forgotten first.
+    by_age: BTreeSet<(Option<Timestamp>, Source)>,
+    is_dirty: bool,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        let shards = std::iter::repeat_with(Shard::default).take(SHARDS).collect();
+        Self { shards, lifts: BTreeSet::new(), forgotten: 0 }
+    }
+}
+
 impl History {
+    fn known(&self, source: Source) -> Option<&Memory> {
+        self.shards[shard_of(source)].sources.get(&source)
+    }
+
     /// What is known of `source`.
     #[must_use]
     pub fn get(&self, source: Source) -> Memory {
-        self.sources.get(&source).cloned().unwrap_or_default()
+        self.known(source).cloned().unwrap_or_default()
     }
 
     /// The ban that a decision asks for, after those of its source that have ended.
@@ -61,29 +86,47 @@ impl History {
     /// A ban that lasts has no end yet: the decision that led to it asks for the same one again.
     #[must_use]
     pub fn ban_for(&self, decision: &Decision) -> Ban {
-        match self.sources.get(&decision.source) {
+        match self.known(decision.source) {
             Some(known) => known.past.ban_for(decision),
             None => PastBans::default().ban_for(decision),
         }
     }
 
-    /// A ban of `source` ended.
-    pub fn end(&mut self, source: Source, at: Timestamp) {
-        self.remember(source, &Memory { past: PastBans::from_iter([at]), lifted_at: None });
+    /// A ban of `source` ended. Whether that is news.
+    pub fn end(&mut self, source: Source, at: Timestamp) -> bool {
+        self.remember(source, &Memory { past: PastBans::from_iter([at]), lifted_at: None }, true)
     }
 
-    /// A ban of `source` was lifted by hand.
-    pub fn lift(&mut self, source: Source, at: Timestamp) {
-        self.remember(source, &Memory { past: PastBans::default(), lifted_at: Some(at) });
+    /// A ban of `source` was lifted. Whether that is news.
+    pub fn lift(&mut self, source: Source, at: Timestamp) -> bool {
+        self.remember(source, &Memory { past: PastBans::default(), lifted_at: Some(at) }, true)
     }
 
-    fn remember(&mut self, source: Source, news: &Memory) {
-        let known = self.sources.entry(source).or_default();
+    /// Takes in news of a source, which are `ours` to write down. Of too many sources in a shard the one whose last
+    /// ban ended longest ago is forgotten, and counted.
+    fn remember(&mut self, source: Source, news: &Memory, ours: bool) -> bool {
+        let shard = &mut self.shards[shard_of(source)];
+        let known = shard.sources.entry(source).or_default();
         let before = known.clone();
         known.merge(news);
-        if *known != before {
-            self.dirty.insert(shard_of(source));
+        if *known == before {
+            return false;
         }
+        shard.is_dirty |= ours;
+        shard.by_age.remove(&(before.last(), source));
+        shard.by_age.insert((known.last(), source));
+        if before.lifted_at != known.lifted_at {
+            before.lifted_at.map(|at| self.lifts.remove(&(at, source)));
+            known.lifted_at.map(|at| self.lifts.insert((at, source)));
+        }
+        if shard.sources.len() > SHARD_CAPACITY
+            && let Some((_, oldest)) = shard.by_age.pop_first()
+        {
+            let lifted_at = shard.sources.remove(&oldest).and_then(|memory| memory.lifted_at);
+            lifted_at.map(|at| self.lifts.remove(&(at, oldest)));
+            self.forgotten += 1;
+        }
+        true
     }
 
     /// Takes in what a shard's object says. Entries that can't be read are passed over; their number returns.
@@ -98,35 +141,23 @@ impl History {
                 past: entry.ends.iter().map(|time| time.0).collect(),
                 lifted_at: entry.lifted_at.as_ref().map(|time| time.0),
             };
-            self.sources.entry(source).or_default().merge(&news);
+            self.remember(source, &news, false);
         }
         unreadable
     }
 
-    /// The entries that shard `index` is to hold, in order. When there are too many, the sources whose last ban ended
-    /// longest ago go first; they are forgotten here as well, and counted.
-    pub fn shard(&mut self, index: usize) -> Vec<Offences> {
-        let in_shard = |source: Source| shard_of(source) == index;
-        let mut latest: Vec<(Option<Timestamp>, Source)> = self
-            .sources
-            .iter()
-            .filter(|&(&source, _)| in_shard(source))
-            .map(|(&source, memory)| (memory.past.last().max(memory.lifted_at), source))
-            .collect();
-        latest.sort_unstable();
-        for (_, source) in latest.iter().rev().skip(SHARD_CAPACITY) {
-            self.sources.remove(source);
-            self.forgotten += 1;
+    /// These entries are stored as shard `index` and have been read: where no more is known, there is nothing to write.
+    pub fn stored(&mut self, index: usize, entries: &[Offences]) {
+        if self.shards[index].is_dirty && self.shard(index) == entries {
+            self.clean(index);
         }
-        let mut entries: Vec<(Source, &Memory)> = self
-            .sources
-            .iter()
-            .filter(|&(&source, _)| in_shard(source))
-            .map(|(&source, memory)| (source, memory))
-            .collect();
-        entries.sort_by_key(|&(source, _)| source);
+    }
+
+    /// The entries that shard `index` is to hold, in order.
+    #[must_use]
+    pub fn shard(&self, index: usize) -> Vec<Offences> {
+        let entries = self.shards[index].sources.iter();
         entries
-            .into_iter()
             .map(|(source, memory)| Offences {
                 cidr: source.to_string(),
                 ends: memory.past.ends().map(Time).collect(),
@@ -142,26 +173,30 @@ impl History {
     }
 
     /// The shards that changed since they were last written.
+    pub fn dirty(&self) -> impl Iterator<Item = usize> {
+        self.shards.iter().enumerate().filter(|(_, shard)| shard.is_dirty).map(|(index, _)| index)
+    }
+
+    /// Whether shard `index` changed since it was last written.
     #[must_use]
-    pub fn dirty(&self) -> Vec<usize> {
-        self.dirty.iter().copied().collect()
+    pub fn is_dirty(&self, index: usize) -> bool {
+        self.shards[index].is_dirty
     }
 
     /// Shard `index` is about to be written: what changes from here on makes it dirty again.
     pub fn clean(&mut self, index: usize) {
-        self.dirty.remove(&index);
+        self.shards[index].is_dirty = false;
     }
 
     /// Shard `index` could not be written.
     pub fn soil(&mut self, index: usize) {
-        self.dirty.insert(index);
+        self.shards[index].is_dirty = true;
     }
 
-    /// Sources that were lifted by hand after `since`.
+    /// Sources that were lifted after `since`.
     pub fn lifted_since(&self, since: Timestamp) -> impl Iterator<Item = (Source, Timestamp)> {
-        self.sources.iter().filter_map(move |(&source, memory)| {
-            memory.lifted_at.filter(|&at| at > since).map(|at| (source, at))
-        })
+        let lifts = self.lifts.iter().rev().take_while(move |&&(at, _)| at > since);
+        lifts.map(|&(at, source)| (source, at))
     }
 }
 
@@ -243,14 +278,33 @@ mod tests {
         history.end(source(), at(100));
         history.end(source(), at(300));
         history.lift(source(), at(300));
-        let [index] = history.dirty()[..] else { panic!("one dirty shard") };
+        let [index] = history.dirty().collect::<Vec<_>>()[..] else { panic!("one dirty shard") };
         let entries = history.shard(index);
         let mut other = History::default();
         assert_eq!(other.read(&entries), 0);
         assert_eq!(other.get(source()), history.get(source()));
         assert_eq!(other.ban_for(&decision(400, 1_000)).offence, 3);
-        assert!(other.dirty().is_empty(), "what was read needs no writing");
+        assert_eq!(other.dirty().count(), 0, "what was read needs no writing");
         assert_eq!(other.lifted_since(at(0)).collect::<Vec<_>>(), [(source(), at(300))]);
+        assert_eq!(other.lifted_since(at(300)).count(), 0);
+    }
+
+    #[test]
+    fn a_standby_has_nothing_to_write_once_the_leader_has_written_what_both_saw() {
+        let (mut leader, mut standby) = (History::default(), History::default());
+        for history in [&mut leader, &mut standby] {
+            assert!(history.lift(source(), at(300)));
+            assert!(!history.lift(source(), at(300)), "that is no news");
+        }
+        let index = shard_of(source());
+        let entries = leader.shard(index);
+        standby.end(source(), at(310));
+        standby.read(&entries);
+        standby.stored(index, &entries);
+        assert!(standby.is_dirty(index), "it knows of one more");
+        leader.end(source(), at(310));
+        standby.stored(index, &leader.shard(index));
+        assert!(!standby.is_dirty(index));
     }
 
     #[test]
@@ -264,9 +318,11 @@ mod tests {
             .take(SHARD_CAPACITY + 2)
             .collect();
         for (index, &source) in sources.iter().enumerate() {
+            if index == SHARD_CAPACITY {
+                history.end(sources[0], at(9_000));
+            }
             history.end(source, at(1000 + i64::try_from(index).unwrap()));
         }
-        history.end(sources[0], at(9_000));
         let kept = history.shard(0);
         assert_eq!(kept.len(), SHARD_CAPACITY);
         assert_eq!(history.forgotten(), 2);

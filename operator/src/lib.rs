@@ -2,18 +2,21 @@
 //!
 //! The way of a line, file by file: [`tail`] follows a container's log, [`streams`] hands each line to the
 //! policies that read it, [`policies`] lets their jails count, [`docket`] keeps what they decide until it is
-//! stored, and [`publish`] writes the `IPBan`. [`expire`] sees to its end.
+//! stored, and [`publish`] writes the `IPBan`. [`endings`] decides how it
+//! ends, [`expire`] carries that out.
 //! [`control`] decides which logs are read, and tells people how it goes.
 
 pub mod admin;
 pub mod args;
 pub mod backoff;
+pub mod ban_watch;
 pub mod bans;
 pub mod budget;
 pub mod changes;
 pub mod client;
 pub mod control;
 pub mod docket;
+pub mod endings;
 pub mod events;
 pub mod evict;
 pub mod expire;

@@ -69,6 +69,8 @@ pub struct Metrics {
     pub ban_delay: Histogram,
     /// Bans in force.
     pub bans: Gauge,
+    /// Bans that were deleted and whose object something keeps.
+    pub bans_stuck: Gauge,
     /// Bans that ended, by reason.
     pub bans_ended: Family<Because, Counter>,
     /// Sources whose earlier bans were forgotten, because the history was full.
@@ -112,6 +114,7 @@ impl Default for Metrics {
             // 5 ms to 82 s.
             ban_delay: Histogram::new(exponential_buckets(0.005, 2.0, 15)),
             bans: Gauge::default(),
+            bans_stuck: Gauge::default(),
             bans_ended: Family::default(),
             offences_forgotten: Counter::default(),
             leader: Gauge::default(),
@@ -175,6 +178,11 @@ impl Metrics {
             self.ban_delay.clone(),
         );
         registry.register("bans", "Bans in force", self.bans.clone());
+        registry.register(
+            "bans_stuck",
+            "Bans that were deleted and whose object something keeps, such as a foreign finalizer",
+            self.bans_stuck.clone(),
+        );
         registry.register("bans_ended", "Bans that ended, by reason", self.bans_ended.clone());
         registry.register(
             "offences_forgotten",

@@ -206,6 +206,12 @@ impl Policies {
         self.entries.iter()
     }
 
+    /// The identity of the policy's object.
+    #[must_use]
+    pub fn uid(&self, key: &PolicyKey) -> Option<String> {
+        self.entries.get(key).and_then(|entry| entry.uid.clone())
+    }
+
     /// Whether the policy exists and bans.
     #[must_use]
     pub fn enforces(&self, key: &PolicyKey) -> bool {

@@ -3,15 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use futures::StreamExt as _;
 use ip_sentry_core::{detect::jail::Limits, networks::Networks};
-use ip_sentry_crd::IPBan;
-use jiff::Timestamp;
-use kube::{
-    Api, Client, ResourceExt as _,
-    core::DeserializeGuard,
-    runtime::{WatchStreamExt as _, watcher},
-};
 use tokio::{
     net::TcpListener,
     sync::{Notify, mpsc, watch},
@@ -22,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin,
     args::Args,
-    bans::{Ban, Bans},
+    ban_watch,
+    bans::Bans,
     changes::Changes,
     client,
     control::Control,
@@ -33,7 +26,7 @@ use crate::{
     history::store::HistoryStore,
     inventory::Inventories,
     lease::{Election, Timing, holder_id},
-    metrics::{self, Metrics},
+    metrics::Metrics,
     policies::Policies,
     protected::keeper::Keeper,
     publish::Publisher,
@@ -60,7 +53,7 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
     let writer = client::connect_writer(&config, reader.clone(), &leadership)?;
     let metrics = Arc::new(Metrics::default());
 
-    // `dirty` wakes the control loop; it and the bans wake the other two.
+    // `dirty` wakes the control loop, which wakes the other two.
     let (dirty, for_docket, for_expiry) =
         (Arc::new(Notify::new()), Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (announce_protected, protected) = watch::channel(Arc::new(Networks::default()));
@@ -88,8 +81,7 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
 
     // Writers end first, then the election, so that a write under way is never cut off by its own lease.
     let mut tasks = JoinSet::new();
-    let wakes = [dirty.clone(), for_docket.clone(), for_expiry.clone()];
-    tokio::spawn(watch_bans(reader, state.clone(), wakes, shutdown.clone()));
+    tokio::spawn(ban_watch::run(reader, state.clone(), dirty.clone(), for_docket.clone(), shutdown.clone()));
     let changed = vec![for_docket.clone(), for_expiry.clone()];
     let keeper = Keeper::new(announce_protected);
     let control = Control::new(state.clone(), inventories, streams, limits, dirty.clone(), changed, keeper);
@@ -110,85 +102,6 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
     elected.await.context("the election ended badly")?.context("the lease can't be watched over")?;
     tracing::info!("stopped");
     Ok(())
-}
-
-/// Keeps the table of bans; `wakes` are told of each change.
-async fn watch_bans(client: Client, state: Arc<State>, wakes: [Arc<Notify>; 3], shutdown: CancellationToken) {
-    let api: Api<DeserializeGuard<IPBan>> = Api::all(client);
-    let events =
-        watcher(api, watcher::Config::default()).default_backoff().take_until(shutdown.cancelled_owned());
-    let mut events = std::pin::pin!(events);
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(event) => take_in(&state, event),
-            Err(error) => {
-                Metrics::count(&state.metrics.watch_errors, "IPBan");
-                tracing::debug!(%error, "the bans can't be watched");
-            }
-        }
-        for wake in &wakes {
-            wake.notify_one();
-        }
-    }
-}
-
-fn take_in(state: &State, event: watcher::Event<DeserializeGuard<IPBan>>) {
-    let now = Timestamp::now();
-    let changed: Vec<String> = match &event {
-        watcher::Event::Init | watcher::Event::InitApply(_) => Vec::new(),
-        // What a list no longer names has changed as well.
-        watcher::Event::InitDone => state.bans().iter().map(|ban| ban.name.clone()).collect(),
-        watcher::Event::Apply(object) | watcher::Event::Delete(object) => vec![object.name_any()],
-    };
-    match event {
-        watcher::Event::Init => state.bans().list_begins(),
-        watcher::Event::InitApply(object) => {
-            if let Some(ban) = read(state, object) {
-                if ban.deleting_since.is_some() {
-                    state.ended(&ban, now);
-                }
-                state.bans().listed(ban);
-            }
-        }
-        watcher::Event::InitDone => {
-            let gone = state.bans().list_done();
-            for ban in &gone {
-                state.ended(ban, now);
-            }
-            let listed: Vec<String> = state.bans().iter().map(|ban| ban.name.clone()).collect();
-            state.bans_changed(listed);
-        }
-        watcher::Event::Apply(object) => {
-            if let Some(ban) = read(state, object) {
-                if ban.deleting_since.is_some() {
-                    state.ended(&ban, now);
-                }
-                state.bans().applied(ban);
-            }
-        }
-        watcher::Event::Delete(object) => {
-            let gone = state.bans().deleted(&object.name_any());
-            if let Some(ban) = gone {
-                state.ended(&ban, now);
-            }
-        }
-    }
-    state.bans_changed(changed);
-    let bans = state.bans();
-    metrics::level(&state.metrics.bans, bans.iter().filter(|ban| ban.is_active(now)).count());
-}
-
-/// One that can't be read costs only itself.
-fn read(state: &State, object: DeserializeGuard<IPBan>) -> Option<Ban> {
-    let ban = match object.0 {
-        Ok(object) => Ban::read(&object).map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
-    ban.inspect_err(|error| {
-        Metrics::count(&state.metrics.unreadable, "IPBan");
-        tracing::warn!(error, "a ban can't be read and is left alone");
-    })
-    .ok()
 }
 
 /// What a standby has kept is due the moment it leads.

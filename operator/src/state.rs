@@ -10,6 +10,7 @@ use ip_sentry_core::{
     net::Source,
     networks::Networks,
 };
+use ip_sentry_crd::ip_ban::PolicyRef;
 use jiff::Timestamp;
 use kube::Client;
 use tokio::sync::watch;
@@ -21,7 +22,7 @@ use crate::{
     history::store::HistoryStore,
     lease::Leadership,
     metrics::Metrics,
-    policies::{Policies, PolicyJail},
+    policies::{Policies, PolicyJail, PolicyKey},
     publish::Publisher,
 };
 
@@ -109,7 +110,8 @@ impl State {
     pub fn ended(&self, ban: &Ban, now: Timestamp) {
         // An object that somebody has taken the finalizer off goes before its end could be written down.
         let is_gone_early = ban.deleting_since.is_none() && ban.is_active(now);
-        if let Some(lifted) = ban.lifted_at().or(is_gone_early.then_some(now)) {
+        let gone_at = is_gone_early.then(|| Timestamp::from_second(now.as_second()).unwrap_or(now));
+        if let Some(lifted) = ban.lifted_at().or(gone_at) {
             self.lift(ban.source, lifted);
         } else if let Some(ended) = ban.offence_ended_at(now) {
             self.history.with(|history| history.end(ban.source, ended));
@@ -117,13 +119,26 @@ impl State {
     }
 
     fn lift(&self, source: Source, at: Timestamp) {
-        let is_news = self.history.with(|history| {
-            let is_news = history.get(source).lifted_at.is_none_or(|known| known < at);
-            history.lift(source, at);
-            is_news
-        });
-        if is_news {
+        if self.history.with(|history| history.lift(source, at)) {
             self.policies().forgive(source, at + DELETION_SLACK);
+        }
+    }
+
+    /// An event on the policy that a ban is of, if this replica is the one to send it.
+    pub fn tell_on_policy_of(&self, ban: &Ban, what: What, note: String) {
+        if let Some(PolicyRef { namespace, name }) = ban.policy.clone()
+            && self.leadership.is_leading()
+        {
+            let key = PolicyKey { namespace, name };
+            let uid = self.policies().uid(&key);
+            self.events.tell(&key, uid, what, Some(&ban.name), note);
+        }
+    }
+
+    /// An event on a ban itself, if this replica is the one to send it.
+    pub fn tell_on_ban(&self, ban: &Ban, what: What, note: String) {
+        if self.leadership.is_leading() {
+            self.events.tell_on_ban(&ban.name, &ban.uid, what, note);
         }
     }
 }

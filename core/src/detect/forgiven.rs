@@ -13,6 +13,7 @@ use crate::net::Network;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Forgiven {
     until: BTreeMap<Network, Timestamp>,
+    by_time: BTreeSet<(Timestamp, Network)>,
     /// The prefix lengths that occur, by family: a look-up asks for each.
     prefixes: BTreeSet<(bool, u8)>,
 }
@@ -22,25 +23,24 @@ impl Forgiven {
     /// forgiven longest ago goes, and the answer is whether one went.
     pub(super) fn add(&mut self, network: Network, until: Timestamp, max: usize) -> bool {
         let known = self.until.entry(network).or_insert(until);
+        self.by_time.remove(&(*known, network));
         *known = until.max(*known);
+        self.by_time.insert((*known, network));
         self.prefixes.insert((network.is_ipv4(), network.prefix()));
         let is_over = self.until.len() > max;
-        if is_over
-            && let Some(oldest) =
-                self.until.iter().min_by_key(|&(_, until)| until).map(|(&network, _)| network)
-        {
+        if is_over && let Some((_, oldest)) = self.by_time.pop_first() {
             self.until.remove(&oldest);
         }
         is_over
     }
 
-    /// Whether what this client did at `at` is forgiven.
-    pub(super) fn covers(&self, client: IpAddr, at: Timestamp) -> bool {
+    /// Until when what this client did is forgiven.
+    pub(super) fn until(&self, client: IpAddr) -> Option<Timestamp> {
         self.prefixes
             .iter()
             .filter(|&&(is_ipv4, _)| is_ipv4 == client.is_ipv4())
-            .filter_map(|&(_, prefix)| self.until.get(&Network::around(client, prefix)))
-            .any(|&until| at <= until)
+            .filter_map(|&(_, prefix)| self.until.get(&Network::around(client, prefix)).copied())
+            .max()
     }
 }
 
@@ -63,11 +63,8 @@ mod tests {
             ("2001:db8::9", 100, true),  ("2001:db8:0:1::9", 1, false), ("198.51.100.1", 1, false),
         ];
         for (client, second, expect) in table {
-            assert_eq!(
-                forgiven.covers(client.parse().unwrap(), at(second)),
-                expect,
-                "client {client} at {second}"
-            );
+            let until = forgiven.until(client.parse().unwrap());
+            assert_eq!(until.is_some_and(|until| at(second) <= until), expect, "client {client} at {second}");
         }
     }
 
@@ -78,7 +75,7 @@ mod tests {
         assert!(!forgiven.add("203.0.113.7/32".parse().unwrap(), at(20), 2));
         assert!(!forgiven.add("203.0.113.8/32".parse().unwrap(), at(10), 2));
         assert!(forgiven.add("203.0.113.9/32".parse().unwrap(), at(30), 2));
-        let is_forgiven = |client: &str| forgiven.covers(client.parse().unwrap(), at(5));
+        let is_forgiven = |client: &str| forgiven.until(client.parse().unwrap()).is_some();
         assert_eq!(["203.0.113.7", "203.0.113.8", "203.0.113.9"].map(is_forgiven), [true, false, true]);
     }
 }

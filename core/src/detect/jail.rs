@@ -95,13 +95,14 @@ impl Jail {
         if self.tally.forgiven.add(network, until, self.tally.limits.forgiven) {
             self.tally.counters.pardons_dropped += 1;
         }
-        let until = until.as_microsecond();
-        let prefix = self.tally.rules.ipv6_prefix;
-        self.tally.sources.retain(|address, hits| {
-            if Source::of(address, prefix).is_ok_and(|source| source.network().overlaps(&network)) {
-                hits.retain(|hit| hit.at > until);
-            }
-        });
+        // Of a network as narrow as a source, or narrower, only one source can have hits. Those of a wider one drop
+        // theirs with their next hit: to look for them in the whole table would make each of many lifts a search.
+        let prefix = if network.is_ipv4() { 32 } else { self.tally.rules.ipv6_prefix };
+        if network.prefix() >= prefix
+            && let Ok(source) = Source::of(network.address(), prefix)
+        {
+            self.tally.forgive(source, until);
+        }
     }
 
     /// Forgets sources that had no hit for two windows of the caller's time.

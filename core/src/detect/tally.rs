@@ -17,7 +17,7 @@ use super::{
     samples::Samples,
     sources::Sources,
     target::MAX_TARGET_BYTES,
-    window::{Count, Hit},
+    window::{Count, Hit, Hits},
 };
 use crate::{net::Source, networks::Networks};
 
@@ -113,7 +113,8 @@ impl Tally {
             Judgement::Hit(source, pattern) => (source, pattern),
         };
         self.counters.hits += 1;
-        if self.forgiven.covers(client.address, at) {
+        let forgiven = self.forgiven.until(client.address);
+        if forgiven.is_some_and(|until| at <= until) {
             self.counters.stale += 1;
             return Verdict::Stale;
         }
@@ -121,7 +122,18 @@ impl Tally {
             self.counters.dropped += 1;
             return Verdict::Dropped;
         }
+        if let Some(until) = forgiven {
+            self.forgive(source, until);
+        }
         self.count(source, record, at, pattern, protected)
+    }
+
+    /// What this source did at or before `until` counts no more.
+    pub(super) fn forgive(&mut self, source: Source, until: Timestamp) {
+        let until = until.as_microsecond();
+        let keep_later = |hits: &mut Hits| hits.retain(|hit| hit.at > until);
+        let ((), evicted) = self.sources.update(source, self.limits.source_bytes, keep_later);
+        self.counters.evicted += evicted;
     }
 
     #[inline]

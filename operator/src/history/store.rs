@@ -1,10 +1,11 @@
 //! The offence history in the API: one `OffenceHistory` a shard, written by the leader, read by every replica.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt as _;
 use ip_sentry_crd::{
-    FIELD_MANAGER, MANAGED_BY, MANAGED_BY_LABEL, OffenceHistory, offence_history::OffenceHistorySpec,
+    FIELD_MANAGER, MANAGED_BY, MANAGED_BY_LABEL, OffenceHistory,
+    offence_history::{OffenceHistorySpec, Offences},
 };
 use kube::{
     Api, Client, ResourceExt as _,
@@ -16,7 +17,7 @@ use serde_json::json;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{History, shard_of};
+use super::{History, SHARDS};
 use crate::{lease::Deposed, metrics::Metrics};
 
 /// Why a shard was not written.
@@ -40,8 +41,23 @@ pub enum StoreError {
 #[derive(Clone)]
 pub struct HistoryStore {
     history: Arc<Mutex<History>>,
+    /// The version of each shard's object that was last read or written.
+    versions: Arc<Mutex<Vec<Option<String>>>>,
     api: Api<OffenceHistory>,
     synced: watch::Receiver<bool>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn name_of(index: usize) -> String {
+    format!("shard-{index:02}")
+}
+
+fn index_of(name: &str) -> Option<usize> {
+    let index = name.strip_prefix("shard-")?.parse().ok()?;
+    (index < SHARDS).then_some(index)
 }
 
 impl HistoryStore {
@@ -53,8 +69,9 @@ impl HistoryStore {
         cancel: CancellationToken,
     ) -> Self {
         let (announce, synced) = watch::channel(false);
-        let store = Self { history: Arc::default(), api: Api::all(client.clone()), synced };
-        let history = store.history.clone();
+        let versions = Arc::new(Mutex::new(vec![None; SHARDS]));
+        let store = Self { history: Arc::default(), versions, api: Api::all(client.clone()), synced };
+        let reading = store.clone();
         let api: Api<DeserializeGuard<OffenceHistory>> = Api::all(client);
         tokio::spawn(async move {
             let events = watcher(api, watcher::Config::default()).default_backoff();
@@ -62,17 +79,7 @@ impl HistoryStore {
             while let Some(event) = events.next().await {
                 match event {
                     Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => match object.0 {
-                        Ok(object) => {
-                            let mut history = history.lock().unwrap_or_else(PoisonError::into_inner);
-                            let unreadable = history.read(&object.spec.entries);
-                            if unreadable > 0 {
-                                tracing::warn!(
-                                    shard = object.name_any(),
-                                    unreadable,
-                                    "entries can't be read"
-                                );
-                            }
-                        }
+                        Ok(object) => reading.take_in(&object),
                         Err(error) => {
                             Metrics::count(&metrics.unreadable, "OffenceHistory");
                             tracing::warn!(%error, "an OffenceHistory can't be read");
@@ -94,6 +101,18 @@ impl HistoryStore {
         store
     }
 
+    fn take_in(&self, object: &OffenceHistory) {
+        let entries = &object.spec.entries;
+        let unreadable = self.with(|history| history.read(entries));
+        if unreadable > 0 {
+            tracing::warn!(shard = object.name_any(), unreadable, "entries can't be read");
+        }
+        if let Some(index) = index_of(&object.name_any()) {
+            lock(&self.versions)[index] = object.resource_version();
+            self.with(|history| history.stored(index, entries));
+        }
+    }
+
     /// Whether all that was ever written has been read.
     #[must_use]
     pub fn is_synced(&self) -> bool {
@@ -102,27 +121,15 @@ impl HistoryStore {
 
     /// Reads or changes the table.
     pub fn with<T>(&self, f: impl FnOnce(&mut History) -> T) -> T {
-        f(&mut self.history.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut lock(&self.history))
     }
 
-    /// Writes every shard that changed. The others are tried even when one fails; the first error returns.
-    pub async fn flush(&self) -> Result<(), StoreError> {
-        let mut result = Ok(());
-        for index in self.with(|history| history.dirty()) {
-            let written = self.write(index).await;
-            result = result.and(written);
+    /// Writes shard `index`, if it changed.
+    pub async fn write(&self, index: usize) -> Result<(), StoreError> {
+        if !self.with(|history| history.is_dirty(index)) {
+            return Ok(());
         }
-        result
-    }
-
-    /// Writes the shard of `source`, if it changed.
-    pub async fn flush_shard_of(&self, source: ip_sentry_core::net::Source) -> Result<(), StoreError> {
-        let index = shard_of(source);
-        if self.with(|history| history.dirty().contains(&index)) { self.write(index).await } else { Ok(()) }
-    }
-
-    async fn write(&self, index: usize) -> Result<(), StoreError> {
-        let name = format!("shard-{index:02}");
+        let name = name_of(index);
         let written = self.write_merged(index, &name).await;
         if written.is_err() {
             self.with(|history| history.soil(index));
@@ -136,47 +143,55 @@ impl HistoryStore {
         })
     }
 
-    /// Read, merge, write what was read at that version: what another leader wrote meanwhile is never lost.
+    /// Writes all that is known over the version that was last read. When another leader has written meanwhile, what
+    /// it wrote is read first: nothing is ever lost.
     async fn write_merged(&self, index: usize, name: &str) -> Result<(), kube::Error> {
         const TRIES: usize = 5;
+        let mut version = lock(&self.versions)[index].clone();
         let mut last = None;
         for _ in 0..TRIES {
-            let stored = self.api.get_opt(name).await?;
             let entries = self.with(|history| {
-                if let Some(stored) = &stored {
-                    history.read(&stored.spec.entries);
-                }
                 history.clean(index);
                 history.shard(index)
             });
-            let written = match stored {
-                None => {
-                    let mut object = OffenceHistory::new(name, OffenceHistorySpec { entries });
-                    object.labels_mut().insert(MANAGED_BY_LABEL.into(), MANAGED_BY.into());
-                    let params =
-                        PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
-                    self.api.create(&params, &object).await
+            match self.write_over(version, name, entries).await {
+                Ok(written) => {
+                    lock(&self.versions)[index] = written;
+                    return Ok(());
                 }
-                Some(stored) => {
-                    let patch = json!({
-                        "metadata": {"resourceVersion": stored.metadata.resource_version},
-                        "spec": {"entries": entries},
-                    });
-                    let params =
-                        PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
-                    self.api.patch(name, &params, &Patch::Merge(patch)).await
-                }
-            };
-            match written {
-                Ok(_) => return Ok(()),
-                Err(error @ kube::Error::Api(_)) if is_conflict(&error) => last = Some(error),
+                Err(error) if is_outdated(&error) => last = Some(error),
                 Err(error) => return Err(error),
             }
+            let stored = self.api.get_opt(name).await?;
+            if let Some(stored) = &stored {
+                self.with(|history| history.read(&stored.spec.entries));
+            }
+            version = stored.and_then(|stored| stored.resource_version());
         }
         last.map_or(Ok(()), Err)
     }
+
+    /// Makes the shard's object, or changes this version of it. Returns the new version.
+    async fn write_over(
+        &self,
+        version: Option<String>,
+        name: &str,
+        entries: Vec<Offences>,
+    ) -> Result<Option<String>, kube::Error> {
+        let field_manager = Some(FIELD_MANAGER.into());
+        if version.is_none() {
+            let mut object = OffenceHistory::new(name, OffenceHistorySpec { entries });
+            object.labels_mut().insert(MANAGED_BY_LABEL.into(), MANAGED_BY.into());
+            let params = PostParams { field_manager, ..PostParams::default() };
+            return Ok(self.api.create(&params, &object).await?.resource_version());
+        }
+        let patch = json!({"metadata": {"resourceVersion": version}, "spec": {"entries": entries}});
+        let params = PatchParams { field_manager, ..PatchParams::default() };
+        Ok(self.api.patch_metadata(name, &params, &Patch::Merge(patch)).await?.resource_version())
+    }
 }
 
-fn is_conflict(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 409)
+/// Whether the object is not what it was taken for: changed (409), there already (409) or gone (404).
+fn is_outdated(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if matches!(status.code, 404 | 409))
 }

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use ip_sentry_core::net::Source;
-use ip_sentry_operator::{history::store::HistoryStore, metrics::Metrics};
+use ip_sentry_operator::{
+    history::{shard_of, store::HistoryStore},
+    metrics::Metrics,
+};
 use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -42,11 +45,12 @@ async fn the_ends_of_bans_that_two_leaders_wrote_down_outlive_both() {
             history.end(source, at(200));
             history.lift(source, at(200));
         });
-        let (first, second) = tokio::join!(one.flush(), other.flush());
+        let index = shard_of(source);
+        let (first, second) = tokio::join!(one.write(index), other.write(index));
         // A lost race is tried again, as the leader does.
         for (result, store) in [(first, &one), (second, &other)] {
             if result.is_err() {
-                store.flush().await.unwrap();
+                store.write(index).await.unwrap();
             }
         }
         until("one leader hears of the other's", SOON, async || ends(&one, source).len() == 2).await;

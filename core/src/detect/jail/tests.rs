@@ -250,8 +250,11 @@ fn a_pardon_for_a_network_holds_for_all_in_it() {
     watch(&mut jail, "203.0.113.7", &[("10:00:00", "/.env")]);
     watch(&mut jail, "198.51.100.7", &[("10:00:00", "/.env")]);
     jail.forgive("203.0.113.0/24".parse().unwrap(), at("10:01:00"));
-    assert_eq!(jail.tracked(), 1);
     assert_eq!(watch(&mut jail, "203.0.113.9", &[("10:00:30", "/.env")]), [Verdict::Stale]);
+    // The third hit of each within two minutes; only that of the one who was not pardoned counts as such.
+    let more = [("10:01:10", "/.env"), ("10:01:20", "/.env")];
+    assert_eq!(watch(&mut jail, "203.0.113.7", &more), [Verdict::Counted, Verdict::Counted]);
+    assert_eq!(earned(&watch(&mut jail, "198.51.100.7", &more)[1]).evidence.hits, 3);
 }
 
 #[test]
