@@ -261,6 +261,16 @@ impl Source {
             _ => text.replace([':', '/'], "-"),
         }
     }
+
+    /// The source that has this name, see [`ban_name`](Self::ban_name).
+    #[must_use]
+    pub fn of_ban_name(name: &str) -> Option<Self> {
+        let text = match name.rsplit_once('-') {
+            Some((address, prefix)) => format!("{}/{prefix}", address.replace('-', ":")),
+            None => format!("{name}/32"),
+        };
+        text.parse().ok().filter(|source: &Self| source.ban_name() == name)
+    }
 }
 
 impl fmt::Display for Source {
@@ -362,12 +372,16 @@ mod tests {
                 Network::around(Ipv4Addr::from_bits(bits4).into(), prefix4),
             ] {
                 prop_assert_eq!(network.to_string().parse::<Network>(), Ok(network));
+                if let Ok(source) = Source::new(network) {
+                    prop_assert_eq!(Source::of_ban_name(&source.ban_name()), Some(source));
+                }
             }
         }
 
         #[test]
         fn any_text_is_taken_or_refused(text in ".{0,60}") {
             let _unused = text.parse::<Source>();
+            let _unused = Source::of_ban_name(&text);
         }
 
         #[test]

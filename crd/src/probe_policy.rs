@@ -1,5 +1,6 @@
 //! `ProbePolicy`: what probing looks like in one gateway's access log.
 
+mod aggregate;
 mod client_ip;
 mod escalation;
 mod except;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::schema;
 
+pub use aggregate::Aggregate;
 pub use client_ip::{ClientIp, ClientIpHeader};
 pub use escalation::Escalation;
 pub use except::Except;
@@ -69,7 +71,7 @@ pub use status::{LastBan, ProbePolicyStatus};
         name = "Bans",
         type_ = "integer",
         json_path = ".status.bans",
-        description = "Sources that earned a ban, since COUNTED; in mode Shadow they were let go. Those in force: kubectl get ipbans --field-selector spec.policyRef.name=NAME"
+        description = "Bans of this policy that are in force now: kubectl get ipbans --field-selector spec.policyRef.name=NAME"
     ),
     printcolumn(
         name = "Counted",
@@ -173,6 +175,9 @@ pub struct ProbePolicySpec {
     #[serde(default = "sixty_four")]
     #[schemars(schema_with = "ipv6_prefix_length")]
     pub ipv6_prefix_length: i32,
+    /// Which neighbours are banned together. Default: IPv6 networks only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aggregate: Option<Aggregate>,
     /// What to do with clients of private addresses (RFC 1918, RFC 4193, RFC 6598): `Ignore`, as they mostly
     /// are a proxy or a node in front of many people, or `Ban`, for a gateway inside a company network.
     /// Protected networks are never banned either way. Default Ignore.

@@ -15,14 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{bans::Ban, events::What, metrics::Metrics, state::State};
 
-/// Watches until `shutdown`. `listed` is told when all bans are known, `changed` of each change.
-pub async fn run(
-    client: Client,
-    state: Arc<State>,
-    listed: Arc<Notify>,
-    changed: Arc<Notify>,
-    shutdown: CancellationToken,
-) {
+/// Watches until `shutdown`. `listed` is told when all bans are known.
+pub async fn run(client: Client, state: Arc<State>, listed: Arc<Notify>, shutdown: CancellationToken) {
     let api: Api<DeserializeGuard<IPBan>> = Api::all(client);
     let events =
         watcher(api, watcher::Config::default()).default_backoff().take_until(shutdown.cancelled_owned());
@@ -35,7 +29,6 @@ pub async fn run(
                 if is_listed {
                     listed.notify_one();
                 }
-                changed.notify_one();
             }
             Err(error) => {
                 Metrics::count(&state.metrics.watch_errors, "IPBan");

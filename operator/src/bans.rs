@@ -37,6 +37,8 @@ pub struct Ban {
     pub expires_at: Option<Timestamp>,
     /// The policy it comes from.
     pub policy: Option<PolicyRef>,
+    /// Hits that were counted when it was decided; 0 for one made by hand.
+    pub hits: u32,
     /// Since when it is being deleted; it is not enforced any more.
     pub deleting_since: Option<Timestamp>,
     /// Whether our finalizer holds the object.
@@ -84,6 +86,7 @@ impl Ban {
             created_at: object.creation_timestamp().map(|time| time.0),
             expires_at: object.spec.expires_at.as_ref().map(|time| time.0),
             policy: object.spec.policy_ref.clone(),
+            hits: object.spec.evidence.as_ref().map_or(0, |evidence| evidence.hits.unsigned_abs()),
             deleting_since: object.meta().deletion_timestamp.as_ref().map(|time| time.0),
             is_held: object.finalizers().iter().any(|finalizer| is_ours(&finalizer)),
             other_finalizers: object.finalizers().iter().filter(|one| !is_ours(one)).cloned().collect(),
@@ -206,10 +209,19 @@ impl Bans {
     }
 }
 
-/// The name beside a foreign object that holds the ban's own name and has expired.
+/// What the name beside a ban's own ends in.
+const BESIDE: &str = ".detected";
+
+/// The name beside a ban's own, for when an object that does not enforce it holds that.
 #[must_use]
 pub fn detected_name(name: &str) -> String {
-    format!("{name}.detected")
+    format!("{name}{BESIDE}")
+}
+
+/// The source that an object of this name bans.
+#[must_use]
+pub fn source_of(name: &str) -> Option<Source> {
+    Source::of_ban_name(name.strip_suffix(BESIDE).unwrap_or(name))
 }
 
 #[cfg(test)]
@@ -225,6 +237,7 @@ impl Ban {
             created_at: Timestamp::from_second(10).ok(),
             expires_at: Timestamp::from_second(100).ok(),
             policy: None,
+            hits: 3,
             deleting_since: None,
             is_held: true,
             other_finalizers: Vec::new(),

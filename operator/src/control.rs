@@ -202,9 +202,9 @@ impl Control {
         let mut news = HashMap::new();
         {
             let policies = self.state.policies();
+            let queue = self.state.queue_report();
             for (key, entry) in policies.iter() {
                 let nothing = Resolved::unknown();
-                let held_back = self.state.held_back.load(Ordering::Relaxed);
                 let resolved = self.resolved.get(key).unwrap_or(&nothing);
                 let streams: Vec<StreamState> =
                     resolved.containers.iter().map(|container| self.streams.state(container)).collect();
@@ -227,12 +227,13 @@ impl Control {
                     .map_or(&[][..], |status| &status.conditions);
                 let status = status::status(
                     &status::Facts {
+                        key,
                         entry,
                         resolved,
                         streams: &streams,
                         skews: &skews,
                         reaches: &reaches,
-                        held_back,
+                        queue: &queue,
                     },
                     old,
                     now,

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ip_sentry_crd::{IPBan, ProbePolicy};
+use ip_sentry_crd::{IPBan, ProbePolicy, ip_ban::PolicyRef};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{Client, Resource as _};
 
@@ -26,6 +26,12 @@ pub struct PolicyKey {
     pub namespace: String,
     /// The policy's name.
     pub name: String,
+}
+
+impl From<&PolicyRef> for PolicyKey {
+    fn from(policy: &PolicyRef) -> Self {
+        Self { namespace: policy.namespace.clone(), name: policy.name.clone() }
+    }
 }
 
 /// What happened.

@@ -81,6 +81,12 @@ impl History {
         self.known(source).cloned().unwrap_or_default()
     }
 
+    /// When a ban of `source` was last lifted by hand.
+    #[must_use]
+    pub fn lifted_at(&self, source: Source) -> Option<Timestamp> {
+        self.known(source).and_then(|memory| memory.lifted_at)
+    }
+
     /// The ban that a decision asks for, after those of its source that have ended.
     ///
     /// A ban that lasts has no end yet: the decision that led to it asks for the same one again.

@@ -61,7 +61,9 @@ pub struct Metrics {
     pub decisions: Family<PolicyLabel, Counter>,
     /// Decisions that became no ban, by reason.
     pub decisions_dropped: Family<Because, Counter>,
-    /// Decisions that wait because bans are limited.
+    /// Decisions that wait to be stored.
+    pub decisions_waiting: Gauge,
+    /// Those of them that wait because bans are limited.
     pub decisions_held_back: Gauge,
     /// What became of the ones that were published, by result.
     pub published: Family<Because, Counter>,
@@ -109,6 +111,7 @@ impl Default for Metrics {
             infrastructure: Family::default(),
             decisions: Family::default(),
             decisions_dropped: Family::default(),
+            decisions_waiting: Gauge::default(),
             decisions_held_back: Gauge::default(),
             published: Family::default(),
             // 5 ms to 82 s.
@@ -160,6 +163,11 @@ impl Metrics {
             "decisions_dropped",
             "Decisions that became no ban, by reason",
             self.decisions_dropped.clone(),
+        );
+        registry.register(
+            "decisions_waiting",
+            "Decisions that wait to be stored",
+            self.decisions_waiting.clone(),
         );
         registry.register(
             "decisions_held_back",

@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -55,6 +56,12 @@ pub struct PolicyJail {
     recent: Mutex<Recent>,
     last_ban: Mutex<Option<LastBan>>,
     seen_banned: Mutex<Option<SeenBanned>>,
+}
+
+impl fmt::Debug for PolicyJail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.key.namespace, self.key.name)
+    }
 }
 
 /// A banned source that still got through.
@@ -224,6 +231,13 @@ impl Policies {
         self.entries.get(key).is_some_and(|entry| entry.exempt.overlaps(network))
     }
 
+    /// The prefix length that densely banned IPv4 networks of this policy are joined to; `None`: never.
+    #[must_use]
+    pub fn aggregate_ipv4(&self, key: &PolicyKey) -> Option<u8> {
+        let spec = self.entries.get(key)?.spec.as_ref()?;
+        spec.aggregate.as_ref()?.ipv4.and_then(|prefix| u8::try_from(prefix).ok())
+    }
+
     /// The longest time that any policy looks back.
     #[must_use]
     pub fn longest_window(&self) -> Duration {
@@ -315,6 +329,23 @@ fn refuse(object: &ProbePolicy, before: Option<Entry>, error: &ConvertError) -> 
             generation,
             uid: object.uid(),
         },
+    }
+}
+
+#[cfg(test)]
+impl PolicyJail {
+    /// The jail of a policy of that name that counts by the default patterns.
+    pub(crate) fn example(namespace: &str, name: &str) -> Arc<Self> {
+        let object: ProbePolicy = serde_json::from_value(serde_json::json!({
+            "apiVersion": "ipsentry.dev/v1alpha1", "kind": "ProbePolicy",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {"podSelector": {}},
+        }))
+        .unwrap();
+        let mut policies = Policies::default();
+        policies.update(&[object], Limits::default(), &[], Timestamp::UNIX_EPOCH);
+        let key = PolicyKey { namespace: namespace.into(), name: name.into() };
+        policies.entries[&key].jail.clone().unwrap()
     }
 }
 

@@ -15,11 +15,11 @@ use crate::{
     admin,
     args::Args,
     ban_watch,
+    banning::Banning,
     bans::Bans,
     changes::Changes,
     client,
     control::Control,
-    docket::Docket,
     events::Events,
     expire::Expiry,
     heartbeats,
@@ -36,8 +36,8 @@ use crate::{
 
 /// The name of the Lease.
 const LEASE: &str = "ip-sentry-operator";
-/// Decisions between the streams and the docket.
-const DECISIONS: usize = 4096;
+/// Decisions between the streams and the ban queue.
+const DECISIONS: usize = 16_384;
 
 /// Runs the operator until `shutdown`, then ends in order: what is being written is finished, the lease released.
 pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -54,7 +54,7 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
     let metrics = Arc::new(Metrics::default());
 
     // `dirty` wakes the control loop, which wakes the other two.
-    let (dirty, for_docket, for_expiry) =
+    let (dirty, for_banning, for_expiry) =
         (Arc::new(Notify::new()), Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (announce_protected, protected) = watch::channel(Arc::new(Networks::default()));
     let (decide, decided) = mpsc::channel(DECISIONS);
@@ -72,7 +72,7 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
         bans: Bans::default().into(),
         bans_for_queue: Changes::default(),
         bans_for_expiry: Changes::default(),
-        held_back: 0.into(),
+        queue: std::sync::Mutex::default(),
         ready: false.into(),
     });
     let inventories = Inventories::start(&reader, &dirty, &metrics, &shutdown);
@@ -81,15 +81,14 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
 
     // Writers end first, then the election, so that a write under way is never cut off by its own lease.
     let mut tasks = JoinSet::new();
-    tokio::spawn(ban_watch::run(reader, state.clone(), dirty.clone(), for_docket.clone(), shutdown.clone()));
-    let changed = vec![for_docket.clone(), for_expiry.clone()];
+    tokio::spawn(ban_watch::run(reader, state.clone(), dirty.clone(), shutdown.clone()));
+    let changed = vec![for_banning.clone(), for_expiry.clone()];
     let keeper = Keeper::new(announce_protected);
     let control = Control::new(state.clone(), inventories, streams, limits, dirty.clone(), changed, keeper);
     tasks.spawn(control.run(shutdown.clone()));
-    tasks.spawn(Docket::new(state.clone(), for_docket.clone()).run(decided, shutdown.clone()));
+    tasks.spawn(Banning::new(state.clone(), for_banning).run(decided, shutdown.clone()));
     tasks.spawn(Expiry::new(state.clone(), for_expiry).run(shutdown.clone()));
     tasks.spawn(heartbeats::run(state.clone(), shutdown.clone()));
-    tasks.spawn(wake_on_leading(state.clone(), for_docket, shutdown.clone()));
 
     tokio::spawn(serve(listener, state.clone(), shutdown.clone()));
 
@@ -102,17 +101,6 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
     elected.await.context("the election ended badly")?.context("the lease can't be watched over")?;
     tracing::info!("stopped");
     Ok(())
-}
-
-/// What a standby has kept is due the moment it leads.
-async fn wake_on_leading(state: Arc<State>, docket: Arc<Notify>, shutdown: CancellationToken) {
-    let mut leadership = state.leadership.clone();
-    loop {
-        tokio::select! {
-            _ = leadership.changed() => docket.notify_one(),
-            () = shutdown.cancelled() => return,
-        }
-    }
 }
 
 async fn serve(listener: TcpListener, state: Arc<State>, shutdown: CancellationToken) {

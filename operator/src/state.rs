@@ -1,9 +1,6 @@
 //! What every part of the operator shares: what is known, and the way to write.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, AtomicUsize},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool};
 
 use ip_sentry_core::{
     detect::{decision::Decision, escalation},
@@ -16,6 +13,7 @@ use kube::Client;
 use tokio::sync::watch;
 
 use crate::{
+    ban_queue::Report,
     bans::{Ban, Bans, DELETION_SLACK},
     changes::Changes,
     events::{Events, What},
@@ -50,8 +48,8 @@ pub struct State {
     pub bans_for_queue: Changes,
     /// Bans that changed, for the task that ends them.
     pub bans_for_expiry: Changes,
-    /// Decisions that wait because bans are limited.
-    pub held_back: AtomicUsize,
+    /// How the ban queue stands.
+    pub queue: Mutex<Arc<Report>>,
     /// Whether everything that must be listed once has been.
     pub ready: AtomicBool,
 }
@@ -71,6 +69,17 @@ impl State {
     pub fn bans_changed(&self, names: Vec<String>) {
         self.bans_for_queue.extend(names.iter().cloned());
         self.bans_for_expiry.extend(names);
+    }
+
+    /// How the ban queue stands.
+    #[must_use]
+    pub fn queue_report(&self) -> Arc<Report> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The ban queue stands like this now.
+    pub fn set_queue_report(&self, report: Report) {
+        *self.queue.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(report);
     }
 
     /// What is never banned.

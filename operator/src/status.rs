@@ -23,6 +23,7 @@ use kube::{
 use serde_json::json;
 
 use crate::{
+    ban_queue::{Limit, Report},
     policies::{Entry, PolicyKey, SeenBanned},
     recent::{ENOUGH_LINES, Tally},
     streams::{Reach, Skew, StreamState},
@@ -33,6 +34,8 @@ pub use self::ready::unready;
 
 /// Everything that a policy's status is told from.
 pub struct Facts<'a> {
+    /// The policy's name.
+    pub key: &'a PolicyKey,
     /// The policy and its jail.
     pub entry: &'a Entry,
     /// Its targets.
@@ -43,8 +46,8 @@ pub struct Facts<'a> {
     pub reaches: &'a [(&'a Container, Option<Reach>)],
     /// The clocks that are off of the nodes of its containers.
     pub skews: &'a [Skew],
-    /// Decisions, of all policies, that wait because bans are limited.
-    pub held_back: usize,
+    /// How the ban queue stands, over all policies.
+    pub queue: &'a Report,
 }
 
 /// The status as it should read, with the conditions that `old` had where they have not changed.
@@ -68,7 +71,8 @@ pub fn status(facts: &Facts<'_>, old: &[Condition], now: Timestamp) -> ProbePoli
         window_complete(facts.entry.window, facts.entry.kept_since, facts.reaches, now),
         client_ip_preserved(recent, &facts.resolved.hiding_services),
         bans_effective(jail.and_then(|jail| jail.seen_banned(now))),
-        bans_limited(facts.held_back),
+        bans_stored(facts.queue),
+        bans_limited(facts.queue),
     ];
     let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     ProbePolicyStatus {
@@ -79,7 +83,8 @@ pub fn status(facts: &Facts<'_>, old: &[Condition], now: Timestamp) -> ProbePoli
         lines: count(counters.lines),
         parsed: count(counters.parsed),
         hits: count(counters.hits),
-        bans: count(counters.earned),
+        earned: count(counters.earned),
+        bans: i64::try_from(facts.queue.enforced.get(facts.key).copied().unwrap_or(0)).unwrap_or(i64::MAX),
         last_ban: jail.and_then(|jail| jail.last_ban()),
     }
 }
@@ -214,16 +219,36 @@ fn bans_effective(seen: Option<SeenBanned>) -> Finding {
     Finding::no(KIND, "BannedSourceSeen", message)
 }
 
-fn bans_limited(held_back: usize) -> Finding {
-    const KIND: &str = "BansLimited";
-    if held_back == 0 {
-        return Finding::no(KIND, "WithinLimits", "every ban that is earned is made at once");
-    }
+/// Whether the API server takes the bans that are earned.
+fn bans_stored(queue: &Report) -> Finding {
+    const KIND: &str = "BansStored";
+    let Some((cause, message, since)) = &queue.hold else {
+        return Finding::yes(KIND, "Stored", "every ban that is earned can be stored");
+    };
+    let (waiting, since, advice) = (queue.waiting, whole_second(*since), cause.advice());
     let message = format!(
-        "{held_back} sources have earned a ban and wait, those with the most hits go first: more than 20 a second, \
-         or 20,000 in all, are not made; is a policy too strict?"
+        "since {since} no ban can be stored, {waiting} wait and are tried again: {advice}. The API server's answer: \
+         {message}"
     );
-    Finding::yes(KIND, "TooMany", message)
+    Finding::no(KIND, cause.reason(), message)
+}
+
+/// Whether more bans are earned than are written.
+fn bans_limited(queue: &Report) -> Finding {
+    const KIND: &str = "BansLimited";
+    let held_back = queue.held_back;
+    let (reason, limit) = match queue.limit {
+        None => return Finding::no(KIND, "WithinLimits", "no bans are delayed"),
+        Some(Limit::Rate) => ("TooManyPerSecond", "20 a second are written"),
+        Some(Limit::Capacity) => {
+            ("TooMany", "20,000 detected bans exist, and one gives way only to a source with more hits")
+        }
+    };
+    let message = format!(
+        "{held_back} sources have earned a ban and wait, those with the most hits go first: {limit}; is a policy too \
+         strict?"
+    );
+    Finding::yes(KIND, reason, message)
 }
 
 /// Writes the status; `client` lets it through only while this replica leads.
@@ -243,6 +268,7 @@ pub async fn write(client: &Client, key: &PolicyKey, status: &ProbePolicyStatus)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::refusal::Cause;
 
     fn lately(lines: u64, parsed: u64, hidden: u64) -> Tally {
         Tally { lines, parsed, foreign: lines - parsed, requests: parsed, hidden, unknown: 0 }
@@ -287,6 +313,9 @@ mod tests {
         let forbidden = StreamState::Failed(Failure::Forbidden, "no".into());
         let at = |second| Timestamp::from_second(second).unwrap();
         let seen = SeenBanned { source: "203.0.113.7/32".parse().unwrap(), since: at(10), at: at(100) };
+        let limited = |limit| Report { held_back: 7, limit: Some(limit), ..Report::default() };
+        let hold = Some((Cause::MissingRights, "cannot create".to_owned(), at(9)));
+        let refused = Report { waiting: 12, hold, ..Report::default() };
         let missing = StreamState::Failed(Failure::ContainerMissing, "no container nginx".into());
         #[rustfmt::skip]
         let table = [
@@ -298,10 +327,13 @@ mod tests {
             (client_ip_preserved(lately(9, 9, 9), &cluster),        None,        "TooFewLines",    ""),
             (client_ip_preserved(lately(20, 20, 9), &cluster),      Some(true),  "Preserved",      ""),
             (client_ip_preserved(lately(20, 20, 10), &cluster),     Some(false), "ExternalTrafficPolicyCluster", "externalTrafficPolicy to Local on Service web/gw"),
-            (bans_limited(0),                                          Some(false), "WithinLimits",   ""),
+            (bans_limited(&Report::default()),                         Some(false), "WithinLimits",   "no bans are delayed"),
+            (bans_limited(&limited(Limit::Rate)),                      Some(true),  "TooManyPerSecond", "7 sources"),
+            (bans_limited(&limited(Limit::Capacity)),                  Some(true),  "TooMany",        "20,000 detected bans"),
+            (bans_stored(&Report::default()),                          Some(true),  "Stored",         ""),
+            (bans_stored(&refused),                                       Some(false), "MissingRights",  "since 1970-01-01T00:00:09Z no ban can be stored, 12 wait and are tried again: the operator may not write IPBans: apply deploy/kustomize/base/operator-rbac.yaml again. The API server's answer: cannot create"),
             (bans_effective(None),                                     Some(true),  "Effective",      ""),
             (bans_effective(Some(seen)),                               Some(false), "BannedSourceSeen", "203.0.113.7/32 is banned since 1970-01-01T00:00:10Z and still got through at 1970-01-01T00:01:40Z"),
-            (bans_limited(7),                                          Some(true),  "TooMany",        "7 sources"),
             (client_ip_preserved(lately(20, 20, 20), &[]),          Some(false), "ProxyInFront",   "PROXY protocol"),
             (client_ip_preserved(Tally { unknown: 10, ..lately(20, 20, 0) }, &[]), Some(false), "ClientUnknown", "10 of 20 requests"),
             (client_ip_preserved(Tally { unknown: 9, ..lately(20, 20, 0) }, &[]),  Some(true),  "Preserved",      ""),

@@ -22,7 +22,8 @@ pub struct ProbePolicyStatus {
     /// was made longer.
     /// `ClientIPPreserved`: the log shows the clients' own addresses, not those of nodes or proxies.
     /// `BansEffective`: no source is seen in the log long after it was banned.
-    /// `BansLimited`: more bans are earned than are made.
+    /// `BansStored`: the API server takes the bans that are earned.
+    /// `BansLimited`: more bans are earned than are written.
     #[serde(default)]
     #[schemars(schema_with = "condition::schema")]
     pub conditions: Vec<Condition>,
@@ -48,8 +49,11 @@ pub struct ProbePolicyStatus {
     pub hits: i64,
     /// Sources that earned a ban; in mode Shadow they were let go.
     #[serde(default)]
+    pub earned: i64,
+    /// Bans of this policy that are in force now, whoever counted them.
+    #[serde(default)]
     pub bans: i64,
-    /// The last of them.
+    /// The last source that earned a ban.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_ban: Option<LastBan>,
 }

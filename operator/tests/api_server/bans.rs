@@ -1,15 +1,22 @@
 //! Bans as a real API server takes them: names that are taken, two leaders, a second write of the same.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use ip_sentry_core::detect::{
-    decision::{Decision, Evidence, Threshold},
-    escalation::{self, BanTime, PastBans},
+use ip_sentry_core::{
+    detect::{
+        decision::{Decision, Evidence, Threshold},
+        escalation::BanTime,
+        jail::Limits,
+    },
+    networks::Networks,
 };
-use ip_sentry_crd::{IPBan, ip_ban::Origin, manifest};
+use ip_sentry_crd::{IPBan, ProbePolicy, ip_ban::Origin, manifest};
 use ip_sentry_operator::{
-    events::PolicyKey,
-    publish::{Published, Publisher},
+    ban_queue::{Action, BanQueue, Dropped, Now, Obsolete, Outcome, Snapshot},
+    bans::{Ban, Bans},
+    history::History,
+    policies::Policies,
+    publish::Publisher,
 };
 use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -67,18 +74,89 @@ fn decision(address: &str, expires_at: Timestamp) -> Decision {
     }
 }
 
-fn policy() -> PolicyKey {
-    PolicyKey { namespace: "web".into(), name: "gw".into() }
+/// A leader that works one decision off.
+struct Leader {
+    queue: BanQueue,
+    publisher: Publisher,
+    policies: Policies,
+    /// What its watch has told it. Nothing at first: a leader may be behind by as much.
+    bans: Bans,
+    now: Now,
 }
 
-/// The ban of a source that had none.
-fn first(decision: &Decision) -> escalation::Ban {
-    PastBans::default().ban_for(decision)
+impl Leader {
+    fn new(server: &Server) -> Self {
+        let policy: ProbePolicy = serde_json::from_value(json!({
+            "apiVersion": "ipsentry.dev/v1alpha1", "kind": "ProbePolicy",
+            "metadata": {"namespace": "web", "name": "gw"}, "spec": {"podSelector": {}},
+        }))
+        .unwrap();
+        let mut policies = Policies::default();
+        policies.update(&[policy], Limits::default(), &[], Timestamp::now());
+        let now = Now { instant: Instant::now(), time: Timestamp::now() };
+        let publisher = Publisher::new(server.client.clone());
+        Self { queue: BanQueue::new(now.instant), publisher, policies, bans: Bans::default(), now }
+    }
+
+    /// Hands the decision in, and does what the queue wants until it wants nothing now. Returns what was done.
+    async fn work_off(&mut self, decision: &Decision) -> Vec<String> {
+        let jail = self.policies.iter().next().unwrap().1.jail.clone().unwrap();
+        self.ask(|queue, snapshot, now| queue.earned(jail, decision.clone(), snapshot, now));
+        self.go_on().await
+    }
+
+    async fn go_on(&mut self) -> Vec<String> {
+        let mut done = Vec::new();
+        loop {
+            let actions = self.ask(BanQueue::step).actions;
+            if actions.is_empty() {
+                return done;
+            }
+            for action in actions {
+                let (write, outcome, what) = match action {
+                    Action::Create(write) => {
+                        let outcome = self.publisher.create(&write).await;
+                        (write, outcome, "create")
+                    }
+                    Action::Extend(write, version) => {
+                        let outcome = self.publisher.extend(&write, &version).await;
+                        (write, outcome, "extend")
+                    }
+                    Action::Drop(_, _, Dropped::Obsolete(Obsolete::Enforced)) => {
+                        done.push("enforced".into());
+                        continue;
+                    }
+                    other => panic!("{other:?}"),
+                };
+                let became = match &outcome {
+                    Outcome::Stored => "stored",
+                    Outcome::Taken(_) => "taken",
+                    Outcome::Vanished => "vanished",
+                    other => panic!("{other:?}"),
+                };
+                done.push(format!("{what} {}: {became}", write.name));
+                self.ask(|queue, snapshot, now| {
+                    queue.written(write.decision.source, outcome, snapshot, now);
+                });
+            }
+        }
+    }
+
+    fn ask<T>(&mut self, f: impl FnOnce(&mut BanQueue, &Snapshot<'_>, Now) -> T) -> T {
+        let snapshot = Snapshot {
+            bans: &self.bans,
+            history: &History::default(),
+            protected: &Networks::default(),
+            policies: &self.policies,
+            is_leading: true,
+        };
+        f(&mut self.queue, &snapshot, self.now)
+    }
 }
 
-async fn publish(server: &Server, decision: &Decision) -> Published {
-    let publisher = Publisher::new(server.client.clone());
-    publisher.publish(&policy(), decision, first(decision), Timestamp::now()).await.unwrap()
+/// What a leader that has heard of nothing does about a decision.
+async fn work_off(server: &Server, decision: &Decision) -> Vec<String> {
+    Leader::new(server).work_off(decision).await
 }
 
 /// A ban that somebody made by hand.
@@ -98,9 +176,9 @@ async fn manual(server: &Server, address: &str, expires_at: Option<Timestamp>) {
 async fn the_same_decision_twice_is_one_ban_and_no_second_write() {
     let Some(server) = server().await else { return };
     let decision = decision("203.0.113.1", second(600));
-    assert_eq!(publish(&server, &decision).await, Published::Created);
+    assert_eq!(work_off(&server, &decision).await, ["create 203.0.113.1: stored"]);
     let first = server.bans.get("203.0.113.1").await.unwrap();
-    assert_eq!(publish(&server, &decision).await, Published::AlreadyEnforced);
+    assert_eq!(work_off(&server, &decision).await, ["create 203.0.113.1: taken", "enforced"]);
     let again = server.bans.get("203.0.113.1").await.unwrap();
     assert_eq!(first.metadata.resource_version, again.metadata.resource_version);
     assert_eq!(first.metadata.finalizers.unwrap(), ["ipsentry.dev/ttl"]);
@@ -112,21 +190,10 @@ async fn two_leaders_at_once_make_one_ban_that_ends_at_the_later_time() {
     for trial in 0..20 {
         let address = format!("203.0.113.{}", 100 + trial);
         let (short, long) = (decision(&address, second(600)), decision(&address, second(900)));
-        let one = async {
-            Publisher::new(server.client.clone())
-                .publish(&policy(), &short, first(&short), Timestamp::now())
-                .await
-        };
-        let other = async {
-            Publisher::new(server.client.clone())
-                .publish(&policy(), &long, first(&long), Timestamp::now())
-                .await
-        };
-        let (one, other) = tokio::join!(one, other);
-        let created = [&one, &other].iter().filter(|done| matches!(done, Ok(Published::Created))).count();
-        assert_eq!(created, 1, "{one:?} {other:?}");
-        // A lost race is tried again, as the docket does.
-        publish(&server, &long).await;
+        let (one, other) = tokio::join!(work_off(&server, &short), work_off(&server, &long));
+        let created = format!("create {address}: stored");
+        let creations = one.iter().chain(&other).filter(|done| **done == created).count();
+        assert_eq!(creations, 1, "{one:?} {other:?}");
         let end = server.bans.get(&address).await.unwrap().spec.expires_at.unwrap().0;
         assert_eq!(end, long.expires_at(1));
     }
@@ -136,35 +203,67 @@ async fn two_leaders_at_once_make_one_ban_that_ends_at_the_later_time() {
 async fn a_ban_is_made_longer_and_never_shorter() {
     let Some(server) = server().await else { return };
     let (short, long) = (decision("203.0.113.2", second(600)), decision("203.0.113.2", second(900)));
-    assert_eq!(publish(&server, &short).await, Published::Created);
-    assert_eq!(publish(&server, &long).await, Published::Extended);
-    assert_eq!(publish(&server, &short).await, Published::AlreadyEnforced);
+    work_off(&server, &short).await;
+    let made_longer = ["create 203.0.113.2: taken", "extend 203.0.113.2: stored"];
+    assert_eq!(work_off(&server, &long).await, made_longer);
+    assert_eq!(work_off(&server, &short).await, ["create 203.0.113.2: taken", "enforced"]);
     assert_eq!(server.bans.get("203.0.113.2").await.unwrap().spec.expires_at.unwrap().0, long.expires_at(1));
 }
 
 #[tokio::test]
-async fn a_ban_that_is_being_deleted_is_made_again_once_it_is_gone() {
+async fn a_ban_that_changed_since_it_was_read_is_read_again_and_made_longer() {
     let Some(server) = server().await else { return };
-    let first = decision("203.0.113.3", second(600));
-    assert_eq!(publish(&server, &first).await, Published::Created);
-    server.bans.delete("203.0.113.3", &DeleteParams::default()).await.unwrap();
-    let later = decision("203.0.113.3", second(900));
-    assert_eq!(publish(&server, &later).await, Published::NameTaken);
-    let release = json!({"metadata": {"finalizers": null}});
-    server.bans.patch("203.0.113.3", &PatchParams::default(), &Patch::Merge(&release)).await.unwrap();
-    assert_eq!(publish(&server, &later).await, Published::Created);
+    let (short, long) = (decision("203.0.113.6", second(600)), decision("203.0.113.6", second(900)));
+    work_off(&server, &short).await;
+    let mut leader = Leader::new(&server);
+    leader.bans.applied(Ban::read(&server.bans.get("203.0.113.6").await.unwrap()).unwrap());
+    let label = json!({"metadata": {"labels": {"example.com/mine": "yes"}}});
+    server.bans.patch("203.0.113.6", &PatchParams::default(), &Patch::Merge(&label)).await.unwrap();
+    assert_eq!(leader.work_off(&long).await, ["extend 203.0.113.6: taken", "extend 203.0.113.6: stored"]);
+}
+
+#[tokio::test]
+async fn a_ban_that_is_being_deleted_is_made_again_once_it_is_gone_or_beside_it_after_two_seconds() {
+    let Some(server) = server().await else { return };
+    for (address, goes) in [("203.0.113.3", true), ("203.0.113.8", false)] {
+        work_off(&server, &decision(address, second(600))).await;
+        server.bans.delete(address, &DeleteParams::default()).await.unwrap();
+        let later = Decision {
+            evidence: Evidence {
+                first_seen: second(5),
+                last_seen: second(6),
+                ..decision(address, second(900)).evidence
+            },
+            ..decision(address, second(900))
+        };
+        let mut leader = Leader::new(&server);
+        assert_eq!(leader.work_off(&later).await, [format!("create {address}: taken")]);
+        if goes {
+            let release = json!({"metadata": {"finalizers": null}});
+            server.bans.patch(address, &PatchParams::default(), &Patch::Merge(&release)).await.unwrap();
+            leader.ask(|queue, snapshot, now| queue.ban_changed(address, snapshot, now));
+            assert_eq!(leader.go_on().await, [format!("create {address}: stored")]);
+        } else {
+            leader.bans.applied(Ban::read(&server.bans.get(address).await.unwrap()).unwrap());
+            leader.now.instant += Duration::from_secs(2);
+            assert_eq!(leader.go_on().await, [format!("create {address}.detected: stored")]);
+        }
+    }
 }
 
 #[tokio::test]
 async fn somebody_elses_ban_counts_while_it_lasts_and_gets_a_neighbour_when_it_has_run_out() {
     let Some(server) = server().await else { return };
     manual(&server, "203.0.113.4", None).await;
-    assert_eq!(publish(&server, &decision("203.0.113.4", second(600))).await, Published::AlreadyEnforced);
+    let enforced = work_off(&server, &decision("203.0.113.4", second(600))).await;
+    assert_eq!(enforced, ["create 203.0.113.4: taken", "enforced"]);
 
     manual(&server, "203.0.113.5", Some(second(-60))).await;
     let decision = decision("203.0.113.5", second(600));
-    assert_eq!(publish(&server, &decision).await, Published::Created);
-    assert_eq!(publish(&server, &decision).await, Published::AlreadyEnforced);
+    let beside = ["create 203.0.113.5: taken", "create 203.0.113.5.detected: stored"];
+    assert_eq!(work_off(&server, &decision).await, beside);
+    let both = ["create 203.0.113.5: taken", "create 203.0.113.5.detected: taken", "enforced"];
+    assert_eq!(work_off(&server, &decision).await, both);
     assert_eq!(server.bans.get("203.0.113.5").await.unwrap().spec.origin, Origin::Manual);
     let beside = server.bans.get("203.0.113.5.detected").await.unwrap();
     assert_eq!((beside.spec.origin, beside.spec.cidr.as_str()), (Origin::Detected, "203.0.113.5/32"));
