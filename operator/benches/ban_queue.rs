@@ -133,7 +133,7 @@ fn main() {
     for number in WAITING..WAITING + BURST {
         world.earn(number);
     }
-    let burst = processor_time() - began;
+    let burst = processor_time().saturating_sub(began);
     let lost = waited + BURST as usize - world.queue.report().waiting;
 
     let began = processor_time();
@@ -144,7 +144,7 @@ fn main() {
         world.now.time += Duration::from_millis(10);
         written += world.store();
     }
-    let rest = processor_time() - began;
+    let rest = processor_time().saturating_sub(began);
 
     println!("{at_once} of the first {WAITING} sources are stored at once, {waited} wait");
     println!(
