@@ -53,7 +53,7 @@ fn a_packed_log_that_is_broken_is_said_to_be() {
     assert_eq!(ended.code, Some(1));
     assert!(ended.err.starts_with("error: cut.gz can't be read to its end: "), "{}", ended.err);
     let ended = folder.run(&["replay", "-p", "p.yaml", "nowhere"], b"");
-    assert_eq!(ended.err, "error: nowhere can't be opened: No such file or directory (os error 2)\n");
+    assert_eq!(ended.err, "error: nowhere can't be opened: No such file or directory\n");
 }
 
 #[test]
