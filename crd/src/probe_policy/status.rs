@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::condition;
 
 /// Whether the policy works, and what it counted. Written by the replica of the operator that leads: at once when a
-/// condition changes, else every 30 seconds, with more than 120 policies as much more seldom as there are more. A
+/// condition changes, else every 30 seconds, with more than 180 policies as much more seldom as there are more. A
 /// status that is older than that is no longer looked after: `observedAt` says.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
