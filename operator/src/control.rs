@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -198,6 +198,7 @@ impl Control {
         if !is_leading {
             return;
         }
+        let gaps = self.state.gaps.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut all = Vec::new();
         let mut news = HashMap::new();
         {
@@ -234,6 +235,7 @@ impl Control {
                         skews: &skews,
                         reaches: &reaches,
                         queue: &queue,
+                        gaps: gaps.as_ref(),
                     },
                     old,
                     now,

@@ -1,6 +1,10 @@
-//! Nodes that have fallen silent: the leader says of their `NodeFirewall` that nobody knows whether it works.
+//! What the nodes say of themselves: the leader marks the `NodeFirewall` of one that has fallen silent, and keeps which
+//! nodes may let the banned through, for the policies' conditions.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use ip_sentry_crd::condition::Finding;
 use ip_sentry_crd::{FIELD_MANAGER, NodeFirewall, condition};
@@ -15,17 +19,31 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{lease::Deposed, metrics::Metrics, state::State};
 
+const READY: &str = "Ready";
 /// How often the leader looks.
 const ROUND: Duration = Duration::from_mins(1);
 /// Three heartbeats of 60 s and their jitter.
 const SILENCE: SignedDuration = SignedDuration::from_secs(225);
+
+/// Nodes that may let the banned through.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Gaps {
+    /// How many there are.
+    pub nodes: usize,
+    /// Of how many that have an agent.
+    pub of: usize,
+    /// Whether one of them is known to let the banned through; else it is only not known that it drops them.
+    pub is_known: bool,
+    /// What one of them says, the worst.
+    pub example: String,
+}
 
 /// Looks until `shutdown`, while this replica leads.
 pub async fn run(state: Arc<State>, shutdown: CancellationToken) {
     let api: Api<NodeFirewall> = Api::all(state.writer.clone());
     loop {
         if state.leadership.is_leading()
-            && let Err(error) = round(&api, Timestamp::now()).await
+            && let Err(error) = round(&api, &state, Timestamp::now()).await
             && !Deposed::is_cause_of(&error)
         {
             Metrics::count(&state.metrics.write_errors, "NodeFirewall");
@@ -38,8 +56,10 @@ pub async fn run(state: Arc<State>, shutdown: CancellationToken) {
     }
 }
 
-async fn round(api: &Api<NodeFirewall>, now: Timestamp) -> Result<(), kube::Error> {
-    for firewall in api.list(&ListParams::default()).await? {
+async fn round(api: &Api<NodeFirewall>, state: &State, now: Timestamp) -> Result<(), kube::Error> {
+    let firewalls = api.list(&ListParams::default()).await?.items;
+    *state.gaps.lock().unwrap_or_else(PoisonError::into_inner) = gaps(&firewalls);
+    for firewall in firewalls {
         let Some(conditions) = silenced(&firewall, now) else { continue };
         let patch = json!({
             "metadata": {"resourceVersion": firewall.metadata.resource_version},
@@ -55,9 +75,33 @@ async fn round(api: &Api<NodeFirewall>, now: Timestamp) -> Result<(), kube::Erro
     Ok(())
 }
 
+/// The nodes whose `NodeFirewall` is not Ready; where there is none at all, that.
+fn gaps(firewalls: &[NodeFirewall]) -> Option<Gaps> {
+    let ready = |firewall: &NodeFirewall| {
+        let status = firewall.status.as_ref()?;
+        status.conditions.iter().find(|condition| condition.type_ == READY).cloned()
+    };
+    let open: Vec<(bool, String)> = firewalls
+        .iter()
+        .filter_map(|firewall| match ready(firewall) {
+            Some(ready) if ready.status == "True" => None,
+            Some(ready) => {
+                let said = format!("{} says {}: {}", firewall.name_any(), ready.reason, ready.message);
+                Some((ready.status == "False", said))
+            }
+            None => Some((false, format!("{} has not said anything yet", firewall.name_any()))),
+        })
+        .collect();
+    let (nodes, of) = (open.len(), firewalls.len());
+    match open.into_iter().max_by_key(|&(is_known, _)| is_known) {
+        Some((is_known, example)) => Some(Gaps { nodes, of, is_known, example }),
+        None if of == 0 => Some(Gaps { nodes, of, is_known: false, example: "no node has an agent".into() }),
+        None => None,
+    }
+}
+
 /// The conditions to write of a node that has fallen silent, unless they say so already.
 fn silenced(firewall: &NodeFirewall, now: Timestamp) -> Option<Vec<Condition>> {
-    const READY: &str = "Ready";
     let status = firewall.status.as_ref()?;
     let last = status.last_heartbeat.as_ref()?.0;
     if now.duration_since(last) < SILENCE {
@@ -104,5 +148,30 @@ mod tests {
         let conditions = silenced(&firewall("True", 775), now).unwrap();
         let told: Vec<_> = conditions.iter().map(|one| (one.type_.as_str(), one.status.as_str())).collect();
         assert_eq!(told, [("Ready", "Unknown"), ("ChainFirst", "True")]);
+    }
+
+    #[test]
+    fn nodes_that_may_let_the_banned_through_are_told_of_the_worst_first() {
+        let named = |name: &str, ready: &str| {
+            let mut node = firewall(ready, 0);
+            node.metadata.name = Some(name.to_owned());
+            node
+        };
+        let mut mute = named("mute", "True");
+        mute.status = None;
+        let gap = |nodes, of, is_known, example: &str| {
+            Some(Gaps { nodes, of, is_known, example: example.to_owned() })
+        };
+        #[rustfmt::skip]
+        let table = [
+            (vec![],                                                                   gap(0, 0, false, "no node has an agent")),
+            (vec![named("a", "True"), named("b", "True")],                             None),
+            (vec![named("a", "True"), named("b", "Unknown")],                          gap(1, 2, false, "b says r: ")),
+            (vec![named("a", "False"), named("b", "Unknown"), named("c", "True")],     gap(2, 3, true, "a says r: ")),
+            (vec![mute],                                                               gap(1, 1, false, "mute has not said anything yet")),
+        ];
+        for (firewalls, expect) in table {
+            assert_eq!(gaps(&firewalls), expect);
+        }
     }
 }

@@ -73,6 +73,7 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
         bans_for_queue: Changes::default(),
         bans_for_expiry: Changes::default(),
         queue: std::sync::Mutex::default(),
+        gaps: None.into(),
         ready: false.into(),
     });
     let inventories = Inventories::start(&reader, &dirty, &metrics, &shutdown);

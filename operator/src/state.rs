@@ -17,6 +17,7 @@ use crate::{
     bans::{Ban, Bans, DELETION_SLACK},
     changes::Changes,
     events::{Events, What},
+    heartbeats::Gaps,
     history::store::HistoryStore,
     lease::Leadership,
     metrics::Metrics,
@@ -50,6 +51,8 @@ pub struct State {
     pub bans_for_expiry: Changes,
     /// How the ban queue stands.
     pub queue: Mutex<Arc<Report>>,
+    /// Nodes that may let the banned through, as the leader last saw them.
+    pub gaps: Mutex<Option<Gaps>>,
     /// Whether everything that must be listed once has been.
     pub ready: AtomicBool,
 }

@@ -24,6 +24,7 @@ use serde_json::json;
 
 use crate::{
     ban_queue::{Limit, Report},
+    heartbeats::Gaps,
     policies::{Entry, PolicyKey, SeenBanned},
     recent::{ENOUGH_LINES, Tally},
     streams::{Reach, Skew, StreamState},
@@ -48,6 +49,8 @@ pub struct Facts<'a> {
     pub skews: &'a [Skew],
     /// How the ban queue stands, over all policies.
     pub queue: &'a Report,
+    /// Nodes that may let the banned through.
+    pub gaps: Option<&'a Gaps>,
 }
 
 /// The status as it should read, with the conditions that `old` had where they have not changed.
@@ -70,7 +73,7 @@ pub fn status(facts: &Facts<'_>, old: &[Condition], now: Timestamp) -> ProbePoli
         reading::clocks_agree(facts.skews),
         window_complete(facts.entry.window, facts.entry.kept_since, facts.reaches, now),
         client_ip_preserved(recent, &facts.resolved.hiding_services),
-        bans_effective(jail.and_then(|jail| jail.seen_banned(now))),
+        bans_effective(jail.and_then(|jail| jail.seen_banned(now)), facts.gaps),
         bans_stored(facts.queue),
         bans_limited(facts.queue),
     ];
@@ -205,10 +208,17 @@ fn client_ip_preserved(recent: Tally, hiding: &[String]) -> Finding {
     Finding::no(KIND, "ExternalTrafficPolicyCluster", format!("{seen}: {advice}"))
 }
 
-fn bans_effective(seen: Option<SeenBanned>) -> Finding {
+fn bans_effective(seen: Option<SeenBanned>, gaps: Option<&Gaps>) -> Finding {
     const KIND: &str = "BansEffective";
     let Some(SeenBanned { source, since, at }) = seen else {
-        return Finding::yes(KIND, "Effective", "no source was seen lately that has been banned for a while");
+        return match gaps {
+            Some(gaps) => nodes_with_gaps(KIND, gaps),
+            None => Finding::yes(
+                KIND,
+                "Effective",
+                "no node is known to let the banned through, and no source was seen lately that has been banned for a while",
+            ),
+        };
     };
     let (since, at) = (whole_second(since), whole_second(at));
     let message = format!(
@@ -217,6 +227,19 @@ fn bans_effective(seen: Option<SeenBanned>) -> Finding {
          must pass the connections on, or refuse the client itself"
     );
     Finding::no(KIND, "BannedSourceSeen", message)
+}
+
+fn nodes_with_gaps(kind: &'static str, Gaps { nodes, of, is_known, example }: &Gaps) -> Finding {
+    let look = "kubectl get nodefirewalls";
+    if *of == 0 {
+        return Finding::unknown(kind, "NoAgents", format!("{example}: {look}"));
+    }
+    if *is_known {
+        let message = format!("{nodes} of {of} nodes may let banned sources through ({look}): {example}");
+        return Finding::no(kind, "NodesNotEnforcing", message);
+    }
+    let message = format!("of {nodes} of {of} nodes nobody knows whether they drop ({look}): {example}");
+    Finding::unknown(kind, "NodesUnknown", message)
 }
 
 /// Whether the API server takes the bans that are earned.
@@ -317,6 +340,7 @@ mod tests {
         let hold = Some((Cause::MissingRights, "cannot create".to_owned(), at(9)));
         let refused = Report { waiting: 12, hold, ..Report::default() };
         let missing = StreamState::Failed(Failure::ContainerMissing, "no container nginx".into());
+        let gaps = |nodes, is_known| Gaps { nodes, of: 3, is_known, example: "n says FlowOffload".into() };
         #[rustfmt::skip]
         let table = [
             (streaming(&[]),                                           Some(false), "NoContainers",   "ResolvedRefs"),
@@ -332,8 +356,11 @@ mod tests {
             (bans_limited(&limited(Limit::Capacity)),                  Some(true),  "TooMany",        "20,000 detected bans"),
             (bans_stored(&Report::default()),                          Some(true),  "Stored",         ""),
             (bans_stored(&refused),                                       Some(false), "MissingRights",  "since 1970-01-01T00:00:09Z no ban can be stored, 12 wait and are tried again: the operator may not write IPBans: apply deploy/kustomize/base/operator-rbac.yaml again. The API server's answer: cannot create"),
-            (bans_effective(None),                                     Some(true),  "Effective",      ""),
-            (bans_effective(Some(seen)),                               Some(false), "BannedSourceSeen", "203.0.113.7/32 is banned since 1970-01-01T00:00:10Z and still got through at 1970-01-01T00:01:40Z"),
+            (bans_effective(None, None),                               Some(true),  "Effective",      ""),
+            (bans_effective(None, Some(&gaps(1, true))),               Some(false), "NodesNotEnforcing", "1 of 3 nodes may let banned sources through (kubectl get nodefirewalls): n says FlowOffload"),
+            (bans_effective(None, Some(&gaps(2, false))),              None,        "NodesUnknown",   "of 2 of 3 nodes nobody knows"),
+            (bans_effective(None, Some(&Gaps { of: 0, ..gaps(0, false) })), None,   "NoAgents",       "kubectl get nodefirewalls"),
+            (bans_effective(Some(seen), Some(&gaps(1, true))),                               Some(false), "BannedSourceSeen", "203.0.113.7/32 is banned since 1970-01-01T00:00:10Z and still got through at 1970-01-01T00:01:40Z"),
             (client_ip_preserved(lately(20, 20, 20), &[]),          Some(false), "ProxyInFront",   "PROXY protocol"),
             (client_ip_preserved(Tally { unknown: 10, ..lately(20, 20, 0) }, &[]), Some(false), "ClientUnknown", "10 of 20 requests"),
             (client_ip_preserved(Tally { unknown: 9, ..lately(20, 20, 0) }, &[]),  Some(true),  "Preserved",      ""),

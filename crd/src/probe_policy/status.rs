@@ -21,7 +21,8 @@ pub struct ProbePolicyStatus {
     /// that far when the operator began to read it, the policy came to a log that was read already, or its window
     /// was made longer.
     /// `ClientIPPreserved`: the log shows the clients' own addresses, not those of nodes or proxies.
-    /// `BansEffective`: no source is seen in the log long after it was banned.
+    /// `BansEffective`: every agent's NodeFirewall is Ready, as the operator looks each minute, and no source is seen
+    /// in the log long after it was banned.
     /// `BansStored`: the API server takes the bans that are earned.
     /// `BansLimited`: more bans are earned than are written.
     #[serde(default)]

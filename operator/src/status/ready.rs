@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 const KIND: &str = "Ready";
 
 /// What keeps a log from being read until somebody changes something.
-const LASTING: [&str; 2] = ["Forbidden", "ContainerMissing"];
+const LASTING: [&str; 3] = ["Forbidden", "ContainerMissing", "TooManyLogs"];
 
 /// The first of `Accepted`, `ResolvedRefs`, `LogsStreaming` and `LogsParsed` that holds the policy up decides.
 ///
