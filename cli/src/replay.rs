@@ -15,7 +15,7 @@ use self::trial::Trial;
 use crate::{
     args::ReplayArgs,
     cluster::{self, ClusterError},
-    input::{self, BytesRead, Clock, InputError, Log, Merged, merged::runtime_stamp},
+    input::{self, BytesRead, Clock, InputError, Log, Merged},
     output::Bans,
     policy_file::{self, ObjectFileError, PolicyFile},
     progress::Progress,
@@ -120,9 +120,10 @@ fn open_files(args: &ReplayArgs, bytes_read: &BytesRead) -> Result<Logs, InputEr
 
 /// One log's lines say their time to the jail themselves; of several it must be known before.
 fn merge(logs: Logs, policy: &Policy) -> Result<Merged, InputError> {
-    let clock: Option<Clock> = if logs.is_stamped {
-        Some(Box::new(runtime_stamp))
-    } else if logs.each.len() > 1 {
+    if logs.is_stamped {
+        return Merged::stamped(logs.each);
+    }
+    let clock: Option<Clock> = if logs.each.len() > 1 {
         let mut policy = policy.clone();
         Some(Box::new(move |line| (policy.time(line), 0)))
     } else {

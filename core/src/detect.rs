@@ -40,4 +40,5 @@ pub mod shape;
 mod sources;
 mod tally;
 pub mod target;
+pub mod trail;
 mod window;

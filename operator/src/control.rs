@@ -284,6 +284,8 @@ fn mirror_counters(metrics: &Metrics, policy: &PolicyJail) {
         ("stale", counters.stale),
         ("shielded", counters.shielded),
         ("target_cut", counters.cut_targets),
+        ("long_line", counters.long_lines),
+        ("read_by_beginning", counters.beginnings),
         ("lifting_forgotten", counters.pardons_dropped),
     ];
     for (reason, value) in unparsed.into_iter().chain(bounds) {

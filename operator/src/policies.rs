@@ -18,6 +18,7 @@ use ip_sentry_core::{
     detect::{
         decision::{Decision, Verdict},
         jail::{Jail, Limits},
+        trail::Trail,
     },
     net::{Network, Source},
     networks::Networks,
@@ -85,10 +86,16 @@ pub enum Outcome {
 }
 
 impl PolicyJail {
-    /// Takes in one line.
-    pub fn observe(&self, stamp: Timestamp, line: &[u8], protected: &Networks) -> Option<Outcome> {
+    /// Takes in one line of the log that `trail` is of.
+    pub fn observe(
+        &self,
+        trail: &mut Trail,
+        stamp: Timestamp,
+        line: &[u8],
+        protected: &Networks,
+    ) -> Option<Outcome> {
         let mut jail = self.jail();
-        let outcome = match jail.observe(Some(stamp), line, protected) {
+        let outcome = match jail.observe_in(trail, Some(stamp), line, protected, &|_, _| false) {
             Verdict::Earned(decision) => Outcome::Earned(decision),
             Verdict::Shielded(decision) => Outcome::Shielded(decision),
             Verdict::Unparsed(reason) => {
@@ -382,14 +389,14 @@ mod tests {
         let mut policies = Policies::default();
         update(&mut policies, object(1, &["^/admin"]));
         let jail = policies.iter().next().unwrap().1.jail.clone().unwrap();
-        assert!(jail.observe(at(1), &line("/admin"), &Networks::default()).is_none());
+        assert!(jail.observe(&mut Trail::stamped(), at(1), &line("/admin"), &Networks::default()).is_none());
         update(&mut policies, object(2, &["("]));
         let (_, entry) = policies.iter().next().unwrap();
         assert_eq!(entry.accepted.status, Some(false));
         assert!(entry.accepted.message.contains("stays in force until the operator restarts"));
         assert_eq!(entry.generation, Some(2));
         assert!(matches!(
-            jail.observe(at(2), &line("/admin"), &Networks::default()),
+            jail.observe(&mut Trail::stamped(), at(2), &line("/admin"), &Networks::default()),
             Some(Outcome::Earned(_))
         ));
     }
@@ -409,10 +416,10 @@ mod tests {
         let mut policies = Policies::default();
         update(&mut policies, object(1, &["^/admin"]));
         let jail = policies.iter().next().unwrap().1.jail.clone().unwrap();
-        assert!(jail.observe(at(1), &line("/admin"), &Networks::default()).is_none());
+        assert!(jail.observe(&mut Trail::stamped(), at(1), &line("/admin"), &Networks::default()).is_none());
         update(&mut policies, object(2, &["^/admin", "^/other"]));
         assert!(matches!(
-            jail.observe(at(2), &line("/other"), &Networks::default()),
+            jail.observe(&mut Trail::stamped(), at(2), &line("/other"), &Networks::default()),
             Some(Outcome::Earned(_))
         ));
     }
@@ -456,8 +463,12 @@ mod tests {
         policies.update(&[object(1, &["^/admin"])], Limits::default(), &[(source, at(10))], at(0));
         let jail = policies.iter().next().unwrap().1.jail.clone().unwrap();
         for second in [8, 9, 10, 11] {
-            assert!(jail.observe(at(second), &line("/admin"), &Networks::default()).is_none(), "{second}");
+            assert!(
+                jail.observe(&mut Trail::stamped(), at(second), &line("/admin"), &Networks::default())
+                    .is_none(),
+                "{second}"
+            );
         }
-        assert!(jail.observe(at(12), &line("/admin"), &Networks::default()).is_some());
+        assert!(jail.observe(&mut Trail::stamped(), at(12), &line("/admin"), &Networks::default()).is_some());
     }
 }

@@ -18,6 +18,8 @@ pub struct Tally {
     pub parsed: u64,
     /// Lines of another format. Junk that clients send, as TLS to a plain port, speaks against no format.
     pub foreign: u64,
+    /// Lines that were not counted, since they may be the rest of a long one.
+    pub rests: u64,
     /// Requests of clients: not of the kubelet's probes.
     pub requests: u64,
     /// Those of them that came from node, private or protected addresses.
@@ -35,7 +37,8 @@ impl Tally {
         let foreign = against.iter().map(|&reason| counters.unparsed(reason)).sum();
         let requests = counters.parsed - counters.probes;
         let unknown = counters.unknown_clients;
-        Self { lines: counters.lines, parsed: counters.parsed, foreign, requests, hidden, unknown }
+        let rests = counters.unparsed(RecordError::Rest);
+        Self { lines: counters.lines, parsed: counters.parsed, foreign, rests, requests, hidden, unknown }
     }
 
     fn since(self, earlier: Self) -> Self {
@@ -43,6 +46,7 @@ impl Tally {
             lines: self.lines - earlier.lines,
             parsed: self.parsed - earlier.parsed,
             foreign: self.foreign - earlier.foreign,
+            rests: self.rests - earlier.rests,
             requests: self.requests - earlier.requests,
             hidden: self.hidden - earlier.hidden,
             unknown: self.unknown - earlier.unknown,

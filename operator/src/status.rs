@@ -70,6 +70,7 @@ pub fn status(facts: &Facts<'_>, old: &[Condition], now: Timestamp) -> ProbePoli
         resolved.clone(),
         streaming,
         parsed,
+        reading::lines_whole(recent),
         reading::clocks_agree(facts.skews),
         window_complete(facts.entry.window, facts.entry.kept_since, facts.reaches, now),
         client_ip_preserved(recent, &facts.resolved.hiding_services),
@@ -294,7 +295,7 @@ mod tests {
     use crate::refusal::Cause;
 
     fn lately(lines: u64, parsed: u64, hidden: u64) -> Tally {
-        Tally { lines, parsed, foreign: lines - parsed, requests: parsed, hidden, unknown: 0 }
+        Tally { lines, parsed, foreign: lines - parsed, requests: parsed, hidden, rests: 0, unknown: 0 }
     }
 
     #[test]

@@ -5,10 +5,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
-use ip_sentry_core::networks::Networks;
+use ip_sentry_core::{detect::trail::Trail, networks::Networks};
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use tokio::sync::{mpsc, watch};
@@ -64,6 +64,8 @@ struct Follower {
     jail: Arc<PolicyJail>,
     /// When it came, if the log was read before.
     joined: Option<Timestamp>,
+    /// What the last line means for the next.
+    trail: Mutex<Trail>,
 }
 
 type Followers = Arc<RwLock<Vec<Follower>>>;
@@ -86,10 +88,15 @@ impl Running {
             .map(|jail| {
                 let known = followers.iter().find(|follower| Arc::ptr_eq(&follower.jail, &jail));
                 let joined = known.map_or(Some(now), |known| known.joined);
-                Follower { jail, joined }
+                let trail = known.map_or_else(Trail::stamped, |known| lock(&known.trail).clone());
+                Follower { jail, joined, trail: trail.into() }
             })
             .collect();
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// All streams.
@@ -170,7 +177,8 @@ impl Streams {
     }
 
     fn start(&mut self, container: Container, jails: Vec<Arc<PolicyJail>>, since: Timestamp) {
-        let followers = jails.into_iter().map(|jail| Follower { jail, joined: None }).collect();
+        let follower = |jail| Follower { jail, joined: None, trail: Trail::stamped().into() };
+        let followers = jails.into_iter().map(follower).collect();
         let running = Running {
             followers: Arc::new(RwLock::new(followers)),
             state: Arc::default(),
@@ -186,6 +194,7 @@ impl Streams {
             protected: self.protected.clone(),
             decided: self.decided.clone(),
             metrics: self.metrics.clone(),
+            is_split: false,
         };
         let tail = Tail::new(self.client.clone(), container.clone(), since);
         tokio::spawn(tail.run(sink, running.cancel.clone()));
@@ -202,6 +211,8 @@ struct GatewayLog {
     protected: watch::Receiver<Arc<Networks>>,
     decided: mpsc::Sender<Decided>,
     metrics: Arc<Metrics>,
+    /// Whether standard error is left out, so that no line of it cuts another in two.
+    is_split: bool,
 }
 
 impl GatewayLog {
@@ -213,10 +224,14 @@ impl GatewayLog {
 impl LineSink for GatewayLog {
     fn line(&mut self, stamp: Timestamp, line: &[u8]) {
         let protected = self.protected.borrow();
-        for Follower { jail: policy, .. } in
+        for Follower { jail: policy, trail, .. } in
             self.followers.read().unwrap_or_else(PoisonError::into_inner).iter()
         {
-            if let Some(outcome) = policy.observe(stamp, line, &protected) {
+            let mut trail = lock(trail);
+            if self.is_split {
+                *trail = Trail::stamped();
+            }
+            if let Some(outcome) = policy.observe(&mut trail, stamp, line, &protected) {
                 // A full channel means thousands of bans wait: the source earns its own again if it goes on.
                 if self.decided.try_send(Decided { policy: policy.clone(), outcome }).is_err() {
                     Metrics::count(&self.metrics.decisions_dropped, "queue_full");
@@ -241,7 +256,7 @@ impl LineSink for GatewayLog {
                 Metrics::count(&self.metrics.stream_reconnects, label);
             }
             StreamEvent::Failed { what, message } => self.set(StreamState::Failed(what, message)),
-            StreamEvent::LineTooLong { .. } => Metrics::count(&self.metrics.lines_left_out, "too_long"),
+            StreamEvent::LineTooLong { .. } => Metrics::count(&self.metrics.lines_left_out, "cut"),
             StreamEvent::Redated { is_ahead } => {
                 Metrics::count(
                     &self.metrics.lines_redated,
@@ -252,6 +267,7 @@ impl LineSink for GatewayLog {
                 let skew = (!behind.is_zero()).then_some(Skew { node, behind });
                 *self.skew.lock().unwrap_or_else(PoisonError::into_inner) = skew;
             }
+            StreamEvent::Split(is_split) => self.is_split = is_split,
             StreamEvent::Undated => Metrics::count(&self.metrics.lines_left_out, "undated"),
             StreamEvent::Restarted => Metrics::count(&self.metrics.stream_reconnects, "restarted"),
         }

@@ -31,11 +31,11 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::{Backoff, jittered};
 use lines::Lines;
 use pod::{Instance, Sight};
-use stream::{Edge, Patience, Refusal, Which};
+use stream::{Edge, Patience, Refusal, Split, Which};
 
 /// Where the lines go.
 pub trait LineSink: Send {
-    /// One line, without its newline and without the stamp in front of it. Any bytes, at most 64 KiB.
+    /// One line, without its newline and without the stamp in front of it. Any bytes; of more than 64 KiB the beginning.
     ///
     /// `at` is when the line was written: the container runtime's stamp, but put right where the node's clock is
     /// ahead, or is behind and the line live. It is never more than two seconds ahead of the operator's clock, and may
@@ -69,7 +69,7 @@ pub enum StreamEvent {
         /// The API server's words, or the network's.
         message: String,
     },
-    /// A line was longer than 64 KiB and was left out.
+    /// A line was longer than 64 KiB, and what was over that was left out.
     LineTooLong {
         /// How long it was, with the stamp in front of it.
         bytes: u64,
@@ -88,6 +88,9 @@ pub enum StreamEvent {
     },
     /// A line had no stamp in front of it and was left out: the rest of one that began before the stream did.
     Undated,
+    /// Whether standard output alone is read from now on, so that no line of standard error comes between the pieces
+    /// of another. Told each time that this changes.
+    Split(bool),
     /// The container was started anew. What its previous instance had still logged has been read.
     Restarted,
 }
@@ -145,6 +148,7 @@ pub struct Tail {
     patience: Patience,
     backoff: Backoff,
     clock: Clock,
+    split: Split,
     /// The instance whose log is read.
     instance: Option<Instance>,
     /// How often the log of the instance before the next one was asked for.
@@ -194,6 +198,7 @@ impl Tail {
             patience: Patience::default(),
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(10)),
             clock: Box::new(Timestamp::now),
+            split: Split::Unknown,
             instance: None,
             drains: 0,
             told_reach: false,
@@ -292,9 +297,18 @@ impl Tail {
         if which == Which::Follow && !self.lines.has_begun() {
             self.begin().await;
         }
+        self.settle_split(sink).await;
         let reach_back = if self.was_idle { REACH_BACK_IDLE } else { REACH_BACK };
         let since = self.lines.reopen(reach_back);
-        let body = stream::open(&self.client, &self.container, which, since).await?;
+        let is_split = self.split == Split::Stdout;
+        let body = match stream::open(&self.client, &self.container, which, since, is_split).await {
+            // Another API server may answer now.
+            Err(refusal) if is_split && refusal.is_invalid() => {
+                self.settle(Split::Unknown, sink);
+                return Err(refusal);
+            }
+            opened => opened?,
+        };
         sink.event(StreamEvent::Opened);
         if !self.told_reach {
             self.told_reach = true;
@@ -324,6 +338,22 @@ impl Tail {
         }
     }
 
+    /// Reads standard output alone where the API server and the kubelet can and the container writes to it.
+    async fn settle_split(&mut self, sink: &mut impl LineSink) {
+        if matches!(self.split, Split::Unknown | Split::NotYet) {
+            let split = stream::split(&self.client, &self.container).await;
+            self.settle(split, sink);
+        }
+    }
+
+    fn settle(&mut self, split: Split, sink: &mut impl LineSink) {
+        let was_split = std::mem::replace(&mut self.split, split) == Split::Stdout;
+        let is_split = split == Split::Stdout;
+        if is_split != was_split {
+            sink.event(StreamEvent::Split(is_split));
+        }
+    }
+
     /// Since when no line is missing. The kubelet serves what was written since it last rotated the log, which may
     /// begin later than it was asked for; but the first line of a container that had just begun is the first of all.
     async fn reach(&self, which: Which, born: Option<Timestamp>) -> Timestamp {
@@ -338,7 +368,7 @@ impl Tail {
 
     /// Reports what went wrong. Returns how long to wait before the next attempt.
     fn failed(&mut self, refusal: Refusal, sink: &mut impl LineSink) -> Duration {
-        let Refusal { what, message, retry_after } = refusal;
+        let Refusal { what, message, retry_after, .. } = refusal;
         sink.event(StreamEvent::Failed { what, message });
         self.backoff.delay().max(retry_after.unwrap_or_default())
     }

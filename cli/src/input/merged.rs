@@ -13,6 +13,10 @@ use super::{InputError, Log};
 pub struct Line<'a> {
     /// When it was logged; absent where the line itself has to say.
     pub at: Option<Timestamp>,
+    /// Whether that is the container runtime's stamp.
+    pub is_stamped: bool,
+    /// Which log it is of, by its place among those that are read.
+    pub log: usize,
     /// The line without its newline, and without the container runtime's stamp.
     pub text: &'a [u8],
 }
@@ -25,6 +29,7 @@ pub struct Merged {
     streams: Vec<Stream>,
     /// Absent where a single log's lines say their time themselves.
     clock: Option<Clock>,
+    is_stamped: bool,
     /// Which stream the present line is of.
     current: Option<usize>,
     /// The earliest time at which another stream goes on.
@@ -33,6 +38,7 @@ pub struct Merged {
 
 struct Stream {
     log: Log,
+    place: usize,
     /// The latest time of a line so far.
     head: Timestamp,
     at: Option<Timestamp>,
@@ -42,9 +48,9 @@ struct Stream {
 impl Merged {
     /// The logs, as one. `clock` is asked for the time of each line; without it they follow each other as named.
     pub fn new(logs: Vec<Log>, clock: Option<Clock>) -> Result<Self, InputError> {
-        let stream = |log| Stream { log, head: Timestamp::MIN, at: None, begin: 0 };
-        let streams = logs.into_iter().map(stream).collect();
-        let mut merged = Self { streams, clock, current: None, limit: Timestamp::MIN };
+        let stream = |(place, log)| Stream { log, place, head: Timestamp::MIN, at: None, begin: 0 };
+        let streams = logs.into_iter().enumerate().map(stream).collect();
+        let mut merged = Self { streams, clock, is_stamped: false, current: None, limit: Timestamp::MIN };
         let mut index = 0;
         while index < merged.streams.len() {
             if merged.advance(index)? {
@@ -52,6 +58,12 @@ impl Merged {
             }
         }
         Ok(merged)
+    }
+
+    /// The same, of logs with the container runtime's stamp in front of each line, as `kubectl logs --timestamps` has
+    /// them.
+    pub fn stamped(logs: Vec<Log>) -> Result<Self, InputError> {
+        Ok(Self { is_stamped: true, ..Self::new(logs, Some(Box::new(runtime_stamp)))? })
     }
 
     /// Whether the next line is there already, so that nobody has to wait for it.
@@ -82,7 +94,8 @@ impl Merged {
         };
         self.current = Some(current);
         let stream = &self.streams[current];
-        Ok(Some(Line { at: stream.at, text: &stream.log.lines.line()[stream.begin..] }))
+        let text = &stream.log.lines.line()[stream.begin..];
+        Ok(Some(Line { at: stream.at, is_stamped: self.is_stamped, log: stream.place, text }))
     }
 
     /// Goes on in one stream; false when it is over, and gone.
@@ -102,9 +115,8 @@ impl Merged {
     }
 }
 
-/// The clock for lines with the container runtime's stamp in front, as `kubectl logs --timestamps` has them.
-#[must_use]
-pub fn runtime_stamp(line: &[u8]) -> (Option<Timestamp>, usize) {
+/// Reads the container runtime's stamp.
+fn runtime_stamp(line: &[u8]) -> (Option<Timestamp>, usize) {
     let Some(end) = memchr::memchr(b' ', line) else { return (None, 0) };
     let stamp = std::str::from_utf8(&line[..end]).ok().and_then(|stamp| stamp.parse().ok());
     (stamp, if stamp.is_some() { end + 1 } else { 0 })

@@ -6,6 +6,7 @@ use ip_sentry_core::{
         escalation::Offences,
         jail::{Jail, Limits},
         record::RecordError,
+        trail::Trail,
     },
     networks::Networks,
 };
@@ -32,6 +33,8 @@ pub(super) struct Trial {
     policy: PolicyRef,
     format: LogFormat,
     bans: u64,
+    /// Of each log.
+    trails: Vec<Trail>,
 }
 
 impl Trial {
@@ -46,6 +49,7 @@ impl Trial {
             policy,
             format: file.object.spec.format,
             bans: 0,
+            trails: Vec::new(),
         }
     }
 
@@ -55,9 +59,13 @@ impl Trial {
         line: Line<'_>,
         protected: &Networks,
     ) -> Result<Option<IPBan>, ReplayError> {
-        let Self { jail, offences, .. } = self;
-        let verdict =
-            jail.observe_behind(line.at, line.text, protected, &|source, at| offences.is_banned(source, at));
+        let Self { jail, offences, trails, .. } = self;
+        if trails.len() <= line.log {
+            let trail = if line.is_stamped { Trail::stamped() } else { Trail::default() };
+            trails.resize(line.log + 1, trail);
+        }
+        let is_banned = |source, at| offences.is_banned(source, at);
+        let verdict = jail.observe_in(&mut trails[line.log], line.at, line.text, protected, &is_banned);
         if jail.counters().lines.is_multiple_of(SWEEP_EVERY)
             && let Some((_, now)) = jail.span()
         {

@@ -34,6 +34,11 @@ pub struct Counters {
     pub evicted: u64,
     /// Request targets cut at their limit.
     pub cut_targets: u64,
+    /// Lines of 16 KiB or more.
+    pub long_lines: u64,
+    /// Of these, lines of which only the beginning could be read: they were longer than is looked at, or joined with
+    /// another.
+    pub beginnings: u64,
     /// Bans lifted by hand that are remembered no more, because there were too many.
     pub pardons_dropped: u64,
     unparsed: [u64; RecordError::ALL.len()],

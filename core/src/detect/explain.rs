@@ -109,7 +109,7 @@ impl Policy {
         let Self { format, rules } = self;
         format.want_headers(true);
         let mut explanation = Explanation {
-            record: format.parse(line),
+            record: format.read(line).0,
             client: None,
             normalised: None,
             pattern: None,

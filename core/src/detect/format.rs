@@ -22,7 +22,10 @@ use self::{
     line_regex::LineRegex,
     prefix::{Bare, Prefixes},
 };
-use super::record::{MAX_LINE_BYTES, Record, RecordError};
+use super::{
+    record::{MAX_LINE_BYTES, Record, RecordError},
+    trail::{Doubt, PIECE_BYTES},
+};
 
 /// A format as a policy names it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -159,6 +162,69 @@ impl Format {
                 read.map(|record| dated(record, bare.stamp))
             }
         }
+    }
+}
+
+/// Long lines: what is certain about them, and about the lines that follow them.
+impl Format {
+    /// Reads a line that may be long; the flag says that only its beginning was read.
+    ///
+    /// From [`PIECE_BYTES`] on a long line may be another's text, which the kubelet has joined with it. So a long line
+    /// counts for the client that its first piece names, and for no other.
+    pub(super) fn read<'a>(&'a mut self, line: &'a [u8]) -> (Result<Record<'a>, RecordError>, bool) {
+        if line.len() < PIECE_BYTES {
+            return (self.parse(line), false);
+        }
+        let is_too_long = line.len() > MAX_LINE_BYTES;
+        let line = &line[..line.len().min(MAX_LINE_BYTES)];
+        let is_whole = match self.parse(line) {
+            Ok(_) => true,
+            Err(RecordError::Shape) => false,
+            Err(error) => return (Err(error), false),
+        };
+        let read = if is_whole { self.parse(line) } else { self.parse_beginning(line) };
+        match read {
+            Err(RecordError::Shape) if is_too_long => (Err(RecordError::TooLong), false),
+            read => (read, !is_whole),
+        }
+    }
+
+    fn parse_beginning<'a>(&'a mut self, line: &'a [u8]) -> Result<Record<'a>, RecordError> {
+        let prefixes = &mut self.prefixes;
+        match &mut self.parser {
+            Parser::Preset(preset) => {
+                let preset = *preset;
+                bare_or_whole(prefixes, line, |line| preset.parse_beginning(line))
+            }
+            // Where a group ends is not known before the whole expression has matched.
+            Parser::Regex(_) => Err(RecordError::Shape),
+            Parser::Json(json) => {
+                let bare = prefixes.strip(line)?.unwrap_or(Bare { line, stamp: b"" });
+                let first_piece = &bare.line[..bare.line.len().min(PIECE_BYTES)];
+                json.parse_beginning(first_piece).map(|record| dated(record, bare.stamp))
+            }
+        }
+    }
+
+    /// Which of the lines after this one may be its rest and read as a line; `None` after one that is not long.
+    ///
+    /// A rest begins at byte [`PIECE_BYTES`] or later, with whatever a client wrote there. For each format it is stated
+    /// whether that can read as a line of another client, and `fuzz/targets/rest.rs` tries:
+    ///
+    /// | format | the rest reads as a line |
+    /// |---|---|
+    /// | a preset | see [`Preset`] |
+    /// | JSON | never: the rest of a string leaves a quote over, the rest of an object a brace |
+    /// | a regular expression | perhaps: nobody knows which of its groups hold what |
+    ///
+    /// Of a rest that is long again only the beginning may be read, which leaves nothing over: that is in doubt always.
+    pub(super) fn doubt_after(&self, line: &[u8]) -> Option<Doubt> {
+        let first_piece = line.get(..PIECE_BYTES)?;
+        Some(match &self.parser {
+            Parser::Preset(preset) => preset.doubt_after(first_piece),
+            Parser::Regex(_) => Doubt::All,
+            Parser::Json(_) => Doubt::Beginnings,
+        })
     }
 }
 

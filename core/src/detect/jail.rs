@@ -6,8 +6,15 @@
 use jiff::Timestamp;
 
 use super::{
-    counters::Counters, decision::Verdict, format::Format, policy::Policy, samples::printable, shape::shape,
+    counters::Counters,
+    decision::Verdict,
+    format::Format,
+    policy::Policy,
+    record::RecordError,
+    samples::printable,
+    shape::shape,
     tally::Tally,
+    trail::{PIECE_BYTES, Trail},
 };
 use crate::{net::Source, networks::Networks};
 
@@ -32,13 +39,15 @@ impl Default for Limits {
 pub struct Jail {
     format: Format,
     tally: Tally,
+    /// Of the log whose lines come without one.
+    trail: Trail,
 }
 
 impl Jail {
     /// A jail that has seen nothing yet.
     #[must_use]
     pub fn new(policy: Policy, limits: Limits) -> Self {
-        Self { format: policy.format, tally: Tally::new(policy.rules, limits) }
+        Self { format: policy.format, tally: Tally::new(policy.rules, limits), trail: Trail::default() }
     }
 
     /// Goes on with another version of the policy.
@@ -68,25 +77,59 @@ impl Jail {
         });
     }
 
-    /// Takes in one line, without its newline.
+    /// Takes in one line of the only log that is read, without its newline.
     ///
     /// `at` is when it was logged; without it the line's own time counts. `protected` is never banned.
     pub fn observe(&mut self, at: Option<Timestamp>, line: &[u8], protected: &Networks) -> Verdict {
-        self.observe_behind(at, line, protected, &|_, _| false)
+        let mut trail = std::mem::take(&mut self.trail);
+        let verdict = self.observe_in(&mut trail, at, line, protected, &|_, _| false);
+        self.trail = trail;
+        verdict
     }
 
-    /// Takes in one line of a log that was written while nobody was banned, as if bans had been in force.
+    /// Takes in one line of the log that `trail` is of; of one that is longer than is looked at, its beginning.
     ///
-    /// `is_banned` says whether a source was banned at a time: its hits would not have come, and are not counted. The
-    /// rest is as in [`Self::observe`].
-    pub fn observe_behind(
+    /// `is_banned` says whether a source was banned at a time, for a log that was written while nobody was: its hits
+    /// would not have come, and are not counted. The rest is as in [`Self::observe`].
+    pub fn observe_in(
         &mut self,
+        trail: &mut Trail,
         at: Option<Timestamp>,
         line: &[u8],
         protected: &Networks,
         is_banned: &dyn Fn(Source, Timestamp) -> bool,
     ) -> Verdict {
+        if line.len() >= PIECE_BYTES || !trail.is_plain() {
+            return self.observe_with_care(trail, at, line, protected, is_banned);
+        }
         self.tally.take_in(&self.format.parse(line), at, line, protected, is_banned)
+    }
+
+    /// Takes in a line that is long, or that may be the rest of one.
+    #[cold]
+    fn observe_with_care(
+        &mut self,
+        trail: &mut Trail,
+        at: Option<Timestamp>,
+        line: &[u8],
+        protected: &Networks,
+        is_banned: &dyn Fn(Source, Timestamp) -> bool,
+    ) -> Verdict {
+        let Self { format, tally, .. } = self;
+        let doubt = format.doubt_after(line);
+        let (parsed, is_beginning) = format.read(line);
+        let client = |record| tally.rules.client(record, protected).ok().map(|client| client.address);
+        let client = parsed.as_ref().ok().and_then(client);
+        let is_in_doubt = parsed.is_ok() && trail.is_in_doubt(at, is_beginning, client);
+        if let Some(doubt) = doubt {
+            tally.counters.long_lines += 1;
+            trail.was_long(at, doubt, client.filter(|_| !is_in_doubt));
+        }
+        if is_in_doubt {
+            return tally.take_in(&Err(RecordError::Rest), at, line, protected, is_banned);
+        }
+        tally.counters.beginnings += u64::from(is_beginning);
+        tally.take_in(&parsed, at, line, protected, is_banned)
     }
 
     /// A ban was lifted by hand: what was logged at or before `until` never counts against this source again.

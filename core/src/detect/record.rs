@@ -73,6 +73,9 @@ pub enum RecordError {
     /// The runtime cut a longer line, and this is its beginning, its middle or its end.
     #[error("the line is a piece of a longer one, which the container runtime cut")]
     Piece,
+    /// It came right after a line of 16 KiB or more, and may be the rest of it, which begins with what a client wrote.
+    #[error("the line came right after one of 16 KiB or more, and may be the rest of that one")]
+    Rest,
     /// Of no format, but the gateway's own words: what nginx writes to its error log, which is in the same
     /// container's log.
     #[error("the line is a message of the gateway itself, not a request")]
@@ -81,7 +84,7 @@ pub enum RecordError {
 
 impl RecordError {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Empty,
         Self::TooLong,
         Self::Shape,
@@ -89,6 +92,7 @@ impl RecordError {
         Self::Request,
         Self::Time,
         Self::Piece,
+        Self::Rest,
         Self::Message,
     ];
 
@@ -103,6 +107,7 @@ impl RecordError {
             Self::Request => "request",
             Self::Time => "time",
             Self::Piece => "piece",
+            Self::Rest => "rest",
             Self::Message => "message",
         }
     }

@@ -35,6 +35,23 @@ pub(super) fn parsed(recent: Tally, shape: Option<&str>) -> Finding {
     Finding::yes(KIND, "Parsed", "the lines have the policy's format")
 }
 
+/// Says that lines were not counted because they came right after long ones.
+pub(super) fn lines_whole(recent: Tally) -> Finding {
+    const KIND: &str = "LinesWhole";
+    match recent.rests {
+        0 => Finding::yes(KIND, "Whole", "no line was left out as the possible rest of a longer one"),
+        rests => Finding::no(
+            KIND,
+            "LongLines",
+            format!(
+                "{rests} lines were lately not counted: they came right after lines of 16 KiB or more, and may be the \
+                 rest of those, which begins with what a client wrote. Let the gateway refuse requests with such long \
+                 headers or log JSON, or turn on the feature gate PodLogsQuerySplitStreams"
+            ),
+        ),
+    }
+}
+
 /// Says which nodes' clocks are off. Their lines count all the same, dated by the operator's clock.
 pub(super) fn clocks_agree(skews: &[Skew]) -> Finding {
     const KIND: &str = "ClocksAgree";
@@ -82,6 +99,8 @@ mod tests {
             (parsed(lately(100, 49), Some("w n")),               Some(false), "WrongFormat",    "looks like w n: correct spec.format"),
             (parsed(Tally { foreign: 0, ..lately(100, 20) }, None), Some(true),  "Parsed",         ""),
             (parsed(lately(100, 50), None),                      Some(true),  "Parsed",         ""),
+            (lines_whole(lately(100, 50)),                          Some(true),  "Whole",         ""),
+            (lines_whole(Tally { rests: 7, ..lately(100, 50) }),    Some(false), "LongLines",     "7 lines were lately not counted"),
             (clocks_agree(&[]),                                     Some(true),  "Agree",         ""),
             (clocks_agree(&[skew("a", -330)]),                      Some(false), "ClockAhead",    "node a is 5m 30s ahead;"),
             (clocks_agree(&many),                                   Some(false), "ClockBehind",   "node a is 1m 30s behind, node b is 1m 30s behind, node c is 1m 30s behind, 1 more;"),

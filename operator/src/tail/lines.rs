@@ -85,10 +85,10 @@ impl Lines {
                     at
                 }
             };
-            match surplus {
-                None => sink.line(at, line),
-                Some(bytes) => sink.event(StreamEvent::LineTooLong { bytes }),
+            if let Some(bytes) = surplus {
+                sink.event(StreamEvent::LineTooLong { bytes });
             }
+            sink.line(at, line);
         });
         if let Some(behind) = clock.news() {
             sink.event(StreamEvent::Skewed { node: node.clone(), behind });

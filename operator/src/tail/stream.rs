@@ -39,12 +39,14 @@ pub(super) struct Refusal {
     pub(super) message: String,
     /// How long the API server asks us to wait.
     pub(super) retry_after: Option<Duration>,
+    /// The answer's status, if there was an answer.
+    code: Option<u16>,
 }
 
 impl Refusal {
     /// A refusal without a wish for patience.
     pub(super) fn new(what: Failure, message: impl Into<String>) -> Self {
-        Self { what, message: message.into(), retry_after: None }
+        Self { what, message: message.into(), retry_after: None, code: None }
     }
 
     /// What an API call has failed with.
@@ -69,7 +71,12 @@ impl Refusal {
             400 if says("not found") || says("cannot be found") || says("is terminated") => Failure::NotFound,
             _ => Failure::Server,
         };
-        Self::new(what, message)
+        Self { code: Some(code), ..Self::new(what, message) }
+    }
+
+    /// Whether something about the request is not understood or not allowed.
+    pub(super) fn is_invalid(&self) -> bool {
+        matches!(self.code, Some(400 | 422))
     }
 }
 
@@ -88,6 +95,7 @@ pub(super) async fn open(
     container: &Container,
     which: Which,
     since: Timestamp,
+    is_stdout_alone: bool,
 ) -> Result<Body, Refusal> {
     let params = LogParams {
         container: Some(container.container.clone()),
@@ -97,7 +105,7 @@ pub(super) async fn open(
         timestamps: true,
         ..LogParams::default()
     };
-    match timeout(OPEN_LIMIT, request(client, container, &params)).await {
+    match timeout(OPEN_LIMIT, request(client, container, &params, is_stdout_alone)).await {
         Ok(answer) => answer,
         Err(_) => Err(Refusal::new(Failure::Unreachable, "no answer within 30 s")),
     }
@@ -127,17 +135,62 @@ pub(super) async fn edge_stamp(
         ..LogParams::default()
     };
     let read = async {
-        let body = request(client, container, &params).await.ok()?;
+        let body = request(client, container, &params, false).await.ok()?;
         Limited::new(body, MAX_ERROR_BYTES).collect().await.ok().map(Collected::to_bytes)
     };
     let line = timeout(STAMP_LIMIT, read).await.ok()??;
     if line.is_empty() { Some(None) } else { stamp::split(&line).map(|(stamp, _)| Some(stamp)) }
 }
 
-async fn request(client: &Client, container: &Container, params: &LogParams) -> Result<Body, Refusal> {
-    let request = Request::new(Pod::url_path(&(), Some(&container.namespace)))
+/// Whether standard output can be read without standard error, which takes the feature gate `PodLogsQuerySplitStreams` on
+/// the API server and the kubelet. (Kubelets before 1.32 don't know it, and send both without a word.)
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Split {
+    /// Nobody could say.
+    Unknown,
+    /// It can't.
+    Unsupported,
+    /// It can, but the container has written nothing to standard output: perhaps it logs to standard error.
+    NotYet,
+    /// It can, and it is where the container writes.
+    Stdout,
+}
+
+/// Asks for a little of a container's standard output alone.
+pub(super) async fn split(client: &Client, container: &Container) -> Split {
+    let params = LogParams {
+        container: Some(container.container.clone()),
+        limit_bytes: Some(STAMP_BYTES),
+        ..LogParams::default()
+    };
+    let read = async {
+        let body = request(client, container, &params, true).await?;
+        let failed = |_| Refusal::new(Failure::Unreachable, "the answer broke");
+        Limited::new(body, MAX_ERROR_BYTES).collect().await.map(Collected::to_bytes).map_err(failed)
+    };
+    match timeout(STAMP_LIMIT, read).await {
+        Ok(Ok(text)) if text.is_empty() => Split::NotYet,
+        Ok(Ok(_)) => Split::Stdout,
+        Ok(Err(refusal)) if refusal.is_invalid() => Split::Unsupported,
+        Ok(Err(_)) | Err(_) => Split::Unknown,
+    }
+}
+
+async fn request(
+    client: &Client,
+    container: &Container,
+    params: &LogParams,
+    is_stdout_alone: bool,
+) -> Result<Body, Refusal> {
+    let mut request = Request::new(Pod::url_path(&(), Some(&container.namespace)))
         .logs(&container.pod, params)
         .map_err(|error| Refusal::new(Failure::Server, error.to_string()))?;
+    if is_stdout_alone {
+        // kube has no parameter for it.
+        let uri = format!("{}&stream=Stdout", request.uri());
+        *request.uri_mut() =
+            uri.parse().map_err(|_| Refusal::new(Failure::Server, "the log's address can't be written"))?;
+    }
     let answer = client.send(request.map(Body::from)).await.map_err(Refusal::from_error)?;
     if answer.status() == StatusCode::OK { Ok(answer.into_body()) } else { Err(refusal(answer).await) }
 }

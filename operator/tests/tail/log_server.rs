@@ -50,6 +50,8 @@ pub(crate) struct State {
     pub(crate) scripts: VecDeque<Script>,
     /// The queries of the log requests.
     pub(crate) queries: Vec<String>,
+    /// Whether standard output can be read alone.
+    pub(crate) is_split: bool,
     /// How many times the pod was read.
     pub(crate) looks: usize,
 }
@@ -96,6 +98,10 @@ impl LogServer {
             return state
                 .pod()
                 .map_or_else(|| status(404, "pods \"nginx\" not found", None), |pod| json_answer(200, &pod));
+        }
+        if query.contains("stream=Stdout") && !state.is_split {
+            let message = "PodLogOptions \"nginx\" is invalid: stream: Forbidden: may not be specified";
+            return status(422, message, None);
         }
         let previous = query.contains("previous=true");
         if query.contains("limitBytes=64") {

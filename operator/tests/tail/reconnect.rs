@@ -5,7 +5,7 @@ use std::time::Duration;
 use ip_sentry_operator::tail::{CloseReason, Ended, Failure, StreamEvent};
 use proptest::prelude::*;
 
-use crate::log_server::{Following, LogServer, Script, at, logged, numbered, numbers};
+use crate::log_server::{Following, LogServer, Run, Script, at, logged, numbered, numbers};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -33,6 +33,38 @@ async fn the_log_is_asked_for_by_whole_seconds_from_the_start_on() {
         assert!(query.contains("follow=true") && query.contains("timestamps=true"), "{query}");
         assert!(query.contains("container=nginx") && !query.contains("tailLines"), "{query}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn standard_output_is_read_alone_while_that_is_possible() {
+    let server = LogServer::new(numbered([0, 10]));
+    server.change(|state| state.is_split = true);
+    let following = Following::start(&server, at(0));
+    following.until(SOON, |heard| heard.lines.len() == 2).await;
+    // Another API server answers from now on, of which the feature gate is off.
+    server.change(|state| {
+        state.is_split = false;
+        state.runs[0].ended = Some(at(20));
+        state.runs.push(Run { log: vec![logged(30, "2")], ..Run::default() });
+    });
+    let (heard, _) = following.until(SOON, |heard| heard.lines.len() == 3).await;
+    assert_eq!(heard.lines, numbers(3));
+    let told = heard.events.iter().filter(|event| matches!(event, StreamEvent::Split(_)));
+    assert_eq!(told.collect::<Vec<_>>(), [&StreamEvent::Split(true), &StreamEvent::Split(false)]);
+    let queries = server.change(|state| state.queries.clone());
+    assert!(
+        queries[0].contains("stream=Stdout") && !queries.last().unwrap().contains("stream"),
+        "{queries:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn both_streams_are_read_where_the_container_has_written_nothing_to_standard_output() {
+    let server = LogServer::new(vec![]);
+    server.change(|state| state.is_split = true);
+    let following = Following::start(&server, at(0));
+    following.until(SOON, |heard| !heard.events.is_empty()).await;
+    assert!(!server.change(|state| state.queries[0].contains("stream")));
 }
 
 #[tokio::test(start_paused = true)]

@@ -30,13 +30,22 @@ impl JsonLines {
     }
 
     pub(super) fn parse<'a>(&'a mut self, line: &'a [u8]) -> Result<Record<'a>, RecordError> {
+        self.read(line, false)
+    }
+
+    /// Reads what fields there are in the beginning of a line.
+    pub(super) fn parse_beginning<'a>(&'a mut self, line: &'a [u8]) -> Result<Record<'a>, RecordError> {
+        self.read(line, true)
+    }
+
+    fn read<'a>(&'a mut self, line: &'a [u8], may_be_cut: bool) -> Result<Record<'a>, RecordError> {
         self.decoded.clear();
         let mut found = Found { texts: [const { Text::Absent }; FIELDS], decoded: &mut self.decoded };
         let mut reader = Deserializer::from_slice(line);
         reader
             .deserialize_map(Place { node: &self.root, found: &mut found })
             .and_then(|()| reader.end())
-            .map_err(|_| RecordError::Shape)?;
+            .or_else(|error| if may_be_cut && error.is_eof() { Ok(()) } else { Err(RecordError::Shape) })?;
         let texts = found.texts;
         let text = |field: Field| match &texts[field as usize] {
             Text::Absent => b"",

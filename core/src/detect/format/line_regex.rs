@@ -7,7 +7,10 @@ use regex::bytes::{CaptureLocations, Regex, RegexBuilder};
 use regex_syntax::hir::{Hir, HirKind, Look};
 
 use super::{Field, Fields, steps::Steps};
-use crate::detect::record::{self, Record, RecordError};
+use crate::detect::{
+    record::{self, Record, RecordError},
+    trail::PIECE_BYTES,
+};
 
 /// The longest expression, in bytes.
 const MAX_BYTES: usize = 1024;
@@ -142,6 +145,12 @@ impl LineRegex {
             _ => None,
         };
         let optional = |index: Option<usize>| index.and_then(group).unwrap_or_default();
+        // What stands behind the first piece of a long line may be another's text.
+        let is_behind =
+            |index: usize| self.marks[2 * index + 1] != ABSENT && self.marks[2 * index + 1] > PIECE_BYTES;
+        if is_behind(self.ip) || self.forwarded_for.is_some_and(is_behind) {
+            return Err(RecordError::Piece);
+        }
         let client = group(self.ip).and_then(record::client).ok_or(RecordError::Client)?;
         let target = optional(self.path);
         if self.path.is_some() && target.is_empty() {

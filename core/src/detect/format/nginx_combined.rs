@@ -16,7 +16,10 @@ use std::net::IpAddr;
 
 use memchr::{memchr, memmem, memrchr};
 
-use crate::detect::record::{self, Record, RecordError};
+use crate::detect::{
+    record::{self, Record, RecordError},
+    trail::Doubt,
+};
 
 /// The longest name of a method that is taken for one, in bytes.
 const MAX_METHOD_BYTES: usize = 32;
@@ -37,6 +40,23 @@ pub(super) fn parse(line: &[u8], wants_headers: bool) -> Result<Record<'_>, Reco
     let (method, target) = request_line(request).unwrap_or_default();
     let (user_agent, forwarded_for) = if wants_headers { headers(rest) } else { (&b""[..], &b""[..]) };
     Ok(Record { time, method, target, status, user_agent, forwarded_for, ..Record::of(client) })
+}
+
+/// Reads a line's beginning: whose request it was and what for, and the status if the line gets so far.
+pub(super) fn parse_beginning(line: &[u8]) -> Result<Record<'_>, RecordError> {
+    let (client, rest) = client(line).ok_or(RecordError::Shape)?;
+    let (time, rest) = time(rest).ok_or(RecordError::Shape)?;
+    let client = client.ok_or(RecordError::Client)?;
+    let (request, rest) = split_at(rest, closing_quote(rest)).unwrap_or((rest, b""));
+    let (method, target) = request_line(request).ok_or(RecordError::Shape)?;
+    let status = status(rest).map_or(&b""[..], |(status, _)| status);
+    Ok(Record { time, method, target, status, ..Record::of(client) })
+}
+
+/// Whether the rest of a line with this first piece may begin in the user's name. Behind the time and its quote no
+/// bracket, space and quote follow each other but a client's.
+pub(super) fn doubt_after(first_piece: &[u8]) -> Doubt {
+    if memmem::find(first_piece, b"] \"").is_some() { Doubt::Beginnings } else { Doubt::Next }
 }
 
 /// The address up to the first space, if it is one, and what follows the space.

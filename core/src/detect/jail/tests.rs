@@ -1,4 +1,5 @@
 mod changed;
+mod long_lines;
 
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use crate::detect::{
     format::FormatDraft,
     policy::{PolicyDraft, PrivateClients},
     record::RecordError,
+    trail::Trail,
 };
 
 fn at(text: &str) -> Timestamp {
@@ -350,7 +352,7 @@ fn junk_is_counted_by_reason_and_shown_without_secrets() {
         jail.observe(Some(at("10:00:00")), line, &Networks::default());
     }
     let unparsed = RecordError::ALL.map(|reason| jail.counters().unparsed(reason));
-    assert_eq!(unparsed, [1, 1, 2, 0, 0, 0, 0, 0]);
+    assert_eq!(unparsed, [1, 1, 2, 0, 0, 0, 0, 0, 0]);
     assert_eq!(jail.counters().parsed, 0);
     let sample = jail.unparsed_sample().unwrap();
     assert_eq!(sample, r"time=\x22x\x22 GET /a?... \x1B[31m \x22/c?...\x22 end");
@@ -424,7 +426,13 @@ fn hits_of_a_banned_source_would_not_have_come() {
     let end = at("10:00:03");
     let mut watch = |time| {
         let is_banned = |_: Source, at: Timestamp| at < end;
-        jail.observe_behind(Some(at(time)), &line("203.0.113.7", "/.env"), &Networks::default(), &is_banned)
+        jail.observe_in(
+            &mut Trail::default(),
+            Some(at(time)),
+            &line("203.0.113.7", "/.env"),
+            &Networks::default(),
+            &is_banned,
+        )
     };
     let verdicts = ["10:00:01", "10:00:02", "10:00:03", "10:00:04", "10:00:05"].map(&mut watch);
     assert_eq!(verdicts[..4], [Verdict::Dropped, Verdict::Dropped, Verdict::Counted, Verdict::Counted]);
