@@ -90,12 +90,13 @@ use crate::{condition, schema};
         "message": "a Detected ban has expiresAt and policyRef",
     },
     {
-        "rule": "self.origin == 'Detected' || (!has(self.policyRef) && !has(self.evidence) && !has(self.offence))",
-        "message": "policyRef, evidence and offence belong to a Detected ban: to make a detected ban yours, kubectl replace it",
+        "rule": "self.origin == 'Detected' || ((!has(self.policyRef) || oldSelf.?policyRef.hasValue()) && (!has(self.evidence) || oldSelf.?evidence.hasValue()) && (!has(self.offence) || oldSelf.?offence.hasValue()))",
+        "optionalOldSelf": true,
+        "message": "policyRef, evidence and offence belong to a Detected ban: leave them out",
     },
     {
         "rule": "self.origin == oldSelf.origin || self.origin == 'Manual'",
-        "message": "a Manual ban never becomes Detected",
+        "message": "a Manual ban never becomes Detected: delete it, and the operator bans again what earns it",
     },
 ]))]
 pub struct IPBanSpec {
@@ -106,7 +107,9 @@ pub struct IPBanSpec {
     #[schemars(schema_with = "schema::source")]
     pub cidr: String,
     /// Who decided the ban: `Detected` (the operator, from a log; nobody else may write these) or `Manual`
-    /// (you). A Detected ban can be made Manual by `kubectl replace`, never the other way round.
+    /// (you). A Detected ban becomes yours when you apply a Manual one over it, or edit it to Manual: it then
+    /// has your expiresAt or lasts until it is deleted, and the operator takes out what it wrote itself, its own
+    /// expiresAt too. Never the other way round.
     pub origin: Origin,
     /// When the ban ends, in UTC and whole seconds: `2026-11-22T10:00:00Z`. Every node ends it by itself at that
     /// time, with the operator down too. Absent: it lasts until it is deleted (Manual only). May be changed.

@@ -15,6 +15,7 @@ pub mod ip_ban;
 pub mod manifest;
 pub mod node_firewall;
 pub mod offence_history;
+pub mod policy_limits;
 pub mod probe_policy;
 pub mod protected_networks;
 mod schema;
@@ -23,6 +24,7 @@ pub mod targets;
 pub use ip_ban::IPBan;
 pub use node_firewall::NodeFirewall;
 pub use offence_history::OffenceHistory;
+pub use policy_limits::PolicyLimits;
 pub use probe_policy::ProbePolicy;
 pub use protected_networks::ProtectedNetworks;
 
@@ -42,3 +44,5 @@ pub const TTL_FINALIZER: &str = "ipsentry.dev/ttl";
 pub const EVICTED_ANNOTATION: &str = "ipsentry.dev/evicted";
 /// The name of the one `ProtectedNetworks` object.
 pub const PROTECTED_NETWORKS: &str = "cluster";
+/// The name of the one `PolicyLimits` object.
+pub const POLICY_LIMITS: &str = "cluster";

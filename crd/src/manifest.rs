@@ -4,7 +4,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt as _;
 use serde_json::{Value, json};
 
-use crate::{IPBan, NodeFirewall, OffenceHistory, ProbePolicy, ProtectedNetworks};
+use crate::{IPBan, NodeFirewall, OffenceHistory, PolicyLimits, ProbePolicy, ProtectedNetworks};
 
 /// Every kind's CRD.
 #[must_use]
@@ -14,10 +14,13 @@ pub fn crds() -> Vec<Value> {
     default_status(&mut ban);
     let mut protected = value(&ProtectedNetworks::crd());
     hold_name(&mut protected, crate::PROTECTED_NETWORKS);
+    let mut limits = value(&PolicyLimits::crd());
+    hold_name(&mut limits, crate::POLICY_LIMITS);
     vec![
         ban,
         value(&NodeFirewall::crd()),
         value(&OffenceHistory::crd()),
+        limits,
         value(&ProbePolicy::crd()),
         protected,
     ]

@@ -10,8 +10,13 @@ const ANY_PATH: &str = "(has(self.match.anyPath) && self.match.anyPath)";
 /// Whether the format shows the request target.
 const SHOWS_PATH: &str = "(has(self.format.regex) ? (self.format.regex.matches('[(][?]P?<') ? self.format.regex.contains('<path>') : self.format.regex.replace('(?:', '').matches('[(][^(]*[(]')) : !has(self.format.json) || has(self.format.json.path))";
 
+/// More requests than a visitor makes who loads a page or two: half of the web's pages ask for 70 or fewer.
+const A_PAGE: u32 = 100;
+
 /// The rules of `spec`.
 pub(super) fn of_spec() -> Value {
+    let narrowed = ["statuses", "methods", "userAgents"].map(|list| given(&format!("match.{list}")));
+    let narrowed = narrowed.map(|given| format!("({given})")).join(" || ");
     let hosts = format!("{} || {}", given("match.hosts"), given_in_except("hosts"));
     let user_agents = format!("{} || {}", given("match.userAgents"), given_in_except("userAgents"));
     json!([
@@ -26,6 +31,10 @@ pub(super) fn of_spec() -> Value {
         {
             "rule": format!("!{ANY_PATH} || self.threshold > 0 || self.uniquePathThreshold > 0"),
             "message": "with match.anyPath there are no patterns to tell apart: set threshold or uniquePathThreshold",
+        },
+        {
+            "rule": format!("!{ANY_PATH} || !{SHOWS_PATH} || {narrowed} || ((self.threshold == 0 || self.threshold >= {A_PAGE}) && (self.uniquePathThreshold == 0 || self.uniquePathThreshold >= {A_PAGE}))"),
+            "message": format!("match.anyPath alone counts every request, and a page asks for dozens of pictures: narrow it by match.statuses, match.methods or match.userAgents, or set threshold and uniquePathThreshold to {A_PAGE} or more (0 is off)"),
         },
         {
             "rule": format!("!has(self.escalation) || !self.escalation.maxDuration.matches('{DURATION}') || !self.banDuration.matches('{DURATION}') || duration(self.escalation.maxDuration) >= duration(self.banDuration)"),

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::lab::kubectl_with;
+use crate::api_server::ApiServer;
 
 /// The time between two tries of a document that is to be refused soon.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -30,7 +30,7 @@ struct Step {
     expect: Expect,
     verb: &'static str,
     user: Option<String>,
-    node: Option<String>,
+    claims: Vec<String>,
     subresource: Option<String>,
     within: Duration,
     then_delete: bool,
@@ -50,15 +50,15 @@ pub fn cases(folder: &str) -> Result<Vec<PathBuf>> {
 }
 
 /// Sends a case's documents, and removes what they made. Returns how many there were; fails with what differs.
-pub async fn check(case: &Path, namespace: &str) -> Result<usize> {
+pub async fn check(case: &Path, server: &ApiServer) -> Result<usize> {
     let steps =
         read(&fs::read_to_string(case)?).with_context(|| format!("{} can't be read", case.display()))?;
     let mut made = BTreeSet::new();
     let mut wrong = Ok(());
     for step in &steps {
-        let (output, is_right) = send(step, namespace).await?;
-        // The one object of its kind: it stays, as the case's last document leaves it.
-        if output.status.success() && !step.reference.ends_with("/cluster") {
+        let (output, is_right) = send(step, server).await?;
+        // There always is one of it: it stays, as the case's last document leaves it.
+        if output.status.success() && !step.reference.starts_with("ProtectedNetworks.") {
             made.insert(step.reference.clone());
         }
         if !is_right {
@@ -66,54 +66,51 @@ pub async fn check(case: &Path, namespace: &str) -> Result<usize> {
             break;
         }
         if step.then_delete {
-            run(&["delete", &step.reference, "--wait=false"], namespace, None).await?;
+            server.kubectl_with(&["delete", &step.reference, "--wait=false"], None).await?;
         }
     }
     for reference in &made {
         let release = ["patch", reference, "--type=merge", r#"--patch={"metadata":{"finalizers":null}}"#];
-        run(&release, namespace, None).await?;
-        run(&["delete", reference, "--ignore-not-found", "--timeout=10s"], namespace, None).await?;
+        server.kubectl_with(&release, None).await?;
+        server.kubectl_with(&["delete", reference, "--ignore-not-found", "--timeout=10s"], None).await?;
     }
     wrong.with_context(|| case.display().to_string())?;
     Ok(steps.len())
 }
 
-async fn send(step: &Step, namespace: &str) -> Result<(Output, bool)> {
+async fn send(step: &Step, server: &ApiServer) -> Result<(Output, bool)> {
     let begun = Instant::now();
     loop {
-        let output = run(&arguments(step), namespace, Some(&step.object)).await?;
+        let output = server.kubectl_with(&arguments(step), Some(&step.object)).await?;
         let is_right = is_as_expected(step, &output);
         if is_right || begun.elapsed() >= step.within {
             return Ok((output, is_right));
         }
         if output.status.success() {
-            run(&["delete", &step.reference], namespace, None).await?;
+            server.kubectl_with(&["delete", &step.reference], None).await?;
         }
         tokio::time::sleep(AGAIN).await;
     }
 }
 
 fn arguments(step: &Step) -> Vec<&str> {
-    let mut arguments = vec![step.verb, "--filename=-"];
+    let mut arguments = match step.verb {
+        "patch" => vec!["patch", &step.reference, "--type=merge", "--patch-file=/dev/stdin"],
+        verb => vec![verb, "--filename=-"],
+    };
     if let Some(user) = &step.user {
         arguments.extend(["--as", user]);
         if step.verb == "apply" {
             arguments.extend(["--server-side", "--field-manager=case", "--force-conflicts"]);
         }
     }
-    if let Some(claim) = &step.node {
+    for claim in &step.claims {
         arguments.extend(["--as-user-extra", claim]);
     }
     if let Some(subresource) = &step.subresource {
         arguments.extend(["--subresource", subresource]);
     }
     arguments
-}
-
-async fn run(arguments: &[&str], namespace: &str, input: Option<&str>) -> Result<Output> {
-    let mut all = vec!["--namespace", namespace];
-    all.extend(arguments);
-    kubectl_with(&all, input).await
 }
 
 fn is_as_expected(step: &Step, output: &Output) -> bool {
@@ -143,7 +140,7 @@ fn read_step(document: &str) -> Result<Step> {
         expect: Expect::Accepted,
         verb: "apply",
         user: None,
-        node: None,
+        claims: Vec::new(),
         subresource: None,
         within: Duration::ZERO,
         then_delete: false,
@@ -157,7 +154,15 @@ fn read_step(document: &str) -> Result<Step> {
             ("refused", text) => (step.expect, is_told) = (Expect::Refused(text.to_owned()), true),
             ("warns", text) => (step.expect, is_told) = (Expect::Warns(text.to_owned()), true),
             ("as", user) => step.user = Some(user.to_owned()),
-            ("node", node) => step.node = Some(format!("authentication.kubernetes.io/node-name={node}")),
+            ("node", node) => {
+                let (name, uid) = node.split_once(' ').unwrap_or((node, ""));
+                let claims = [("node-name", name), ("node-uid", uid)]
+                    .into_iter()
+                    .filter(|(_, value)| !value.is_empty());
+                step.claims = claims
+                    .map(|(claim, value)| format!("authentication.kubernetes.io/{claim}={value}"))
+                    .collect();
+            }
             ("subresource", name) => step.subresource = Some(name.to_owned()),
             ("active within", time) => {
                 step.within =
@@ -165,6 +170,7 @@ fn read_step(document: &str) -> Result<Step> {
             }
             ("create", "") => step.verb = "create",
             ("replace", "") => step.verb = "replace",
+            ("patch", "") => step.verb = "patch",
             ("then delete", "") => step.then_delete = true,
             // The claim, in a file's first line, and remarks.
             _ => {}
@@ -182,7 +188,7 @@ mod tests {
     fn a_case_is_read_as_its_comments_say() {
         let steps = read(
             "# A ban that goes.\n# accepted\n# then delete\nkind: IPBan\nmetadata: {name: a}\n---\n\
-             # refused: no: way\n# as: someone\n# node: n1\n# subresource: status\n# active within: 10s\n# create\n\
+             # refused: no: way\n# as: someone\n# node: n1 5d1c\n# subresource: status\n# active within: 10s\n# create\n\
              kind: NodeFirewall\nmetadata: {name: b}\n",
         )
         .unwrap();
@@ -195,10 +201,12 @@ mod tests {
         assert_eq!(steps[1].within, Duration::from_secs(10));
         let expect = ["create", "--filename=-", "--as", "someone", "--as-user-extra"];
         assert_eq!(arguments(&steps[1])[..5], expect);
-        assert_eq!(
-            arguments(&steps[1])[5..],
-            ["authentication.kubernetes.io/node-name=n1", "--subresource", "status",]
-        );
+        let claims = ["node-name=n1", "--as-user-extra", "node-uid=5d1c", "--subresource", "status"];
+        let given: Vec<&str> = arguments(&steps[1])[5..]
+            .iter()
+            .map(|argument| argument.trim_start_matches("authentication.kubernetes.io/"))
+            .collect();
+        assert_eq!(given, claims);
     }
 
     #[test]
@@ -208,7 +216,8 @@ mod tests {
 
     #[test]
     fn every_case_can_be_read() {
-        for folder in ["ipban", "nodefirewall", "probepolicy", "protectednetworks"] {
+        for folder in ["ipban", "nodefirewall", "policylimits", "probepolicy", "protectednetworks", "rights"]
+        {
             for case in cases(folder).unwrap() {
                 read(&fs::read_to_string(&case).unwrap())
                     .unwrap_or_else(|error| panic!("{}: {error}", case.display()));

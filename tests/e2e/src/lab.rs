@@ -43,7 +43,7 @@ pub fn missing() -> Option<&'static str> {
     PLACE.as_ref().err().map(String::as_str)
 }
 
-fn script(name: &str) -> PathBuf {
+pub(crate) fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster").join(name)
 }
 
@@ -145,7 +145,7 @@ pub fn printed(what: &str, output: Output) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-async fn run(mut command: Command, input: Option<&str>) -> Result<Output> {
+pub(crate) async fn run(mut command: Command, input: Option<&str>) -> Result<Output> {
     let what = format!("{command:?}", command = command.as_std());
     let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
     command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);

@@ -11,6 +11,7 @@
 
 pub mod address;
 pub mod admission;
+pub mod api_server;
 pub mod bans;
 pub mod client;
 pub mod dump;
