@@ -109,9 +109,11 @@ fn default_status(crd: &mut Value) {
     }
 }
 
-/// A kind of which there is one object.
+/// A kind of which there is one object. Its spec may say nothing: without a default the API server would refuse the
+/// null that `kubectl apply --server-side` sends for an empty one that was applied without before.
 fn hold_name(crd: &mut Value, name: &str) {
     let root = root(crd);
+    root["properties"]["spec"]["default"] = json!({});
     root["x-kubernetes-validations"] = json!([{
         "rule": format!("self.metadata.name == '{name}'"),
         "message": format!("there is one of these, named {name}"),
