@@ -22,8 +22,28 @@ use crate::{
     gateway::Gateway,
     lab::Lab,
     node::Node,
-    scenario::{SOON, Scenario},
+    scenario::{LONG, SOON, Scenario},
 };
+
+/// What the API server is asked about, and never stores: no test has an address of this range.
+const NOBODY: &str = "192.0.2.254/32";
+
+impl Lab {
+    /// Waits until the API server admits a ban.
+    ///
+    /// For seconds after it has started it refuses them all: it does not know yet the kinds that the admission
+    /// policies have as parameters.
+    pub async fn admits_bans(&self) -> Result<()> {
+        let bans: Api<IPBan> = Api::all(self.kube.clone());
+        let ban = manual(NOBODY.parse()?, None)?;
+        let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+        eventually(LONG, "the API server admits a ban", async || {
+            bans.create(&dry_run, &ban).await?;
+            Ok(())
+        })
+        .await
+    }
+}
 
 impl Scenario {
     /// All bans.

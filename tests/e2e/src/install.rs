@@ -47,9 +47,10 @@ pub async fn uninstall(patience: u32) -> Result<()> {
     lab::make("uninstall", &[("PATIENCE", &patience.to_string())]).await
 }
 
-/// Waits until the operator leads, the agents are ready, and both nodes say so.
+/// Waits until the operator leads, bans are admitted, the agents are ready, and both nodes say so.
 pub async fn works(lab: &Lab) -> Result<()> {
     operator::leads(lab).await?;
+    lab.admits_bans().await?;
     for node in Node::BOTH {
         eventually(LONG, "a node is ready", async || lab.check_ready(node).await).await?;
         node.check_chain().await.context("the node says that it is ready")?;

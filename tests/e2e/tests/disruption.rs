@@ -237,6 +237,9 @@ fn while_the_api_server_is_away_bans_stay_and_end_on_time() {
         checked?;
         install::works(&scenario.lab).await?;
         // What happens from now on is heard of.
+        let later = scenario.client().await?;
+        scenario.ban_by_hand(later.ipv4().network(), None).await?;
+        scenario.in_both_kernels(later.ipv4().network()).await?;
         scenario.lift(&long.ipv4().ban_name()).await?;
         scenario.in_no_kernel(long.ipv4().network(), SOON).await
     });
