@@ -11,3 +11,9 @@ mod watches;
 
 #[path = "api/reports.rs"]
 mod reports;
+
+#[path = "api/store.rs"]
+mod store;
+
+#[path = "api/outages.rs"]
+mod outages;

@@ -26,3 +26,6 @@ mod drift;
 
 #[path = "netns/limits.rs"]
 mod limits;
+
+#[path = "netns/lock.rs"]
+mod lock;

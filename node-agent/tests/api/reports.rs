@@ -12,6 +12,7 @@ use ip_sentry_node_agent::{
     report::{Reporter, Sources},
     status::{ChainStatus, SetsStatus, Standing},
 };
+use kube::Client;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -20,8 +21,9 @@ use crate::server::Server;
 
 const OBJECT: &str = "/apis/ipsentry.dev/v1alpha1/nodefirewalls";
 
-struct Reporting {
-    sets: watch::Sender<SetsStatus>,
+/// A reporter that runs, and what it looks at.
+pub struct Reporting {
+    pub sets: watch::Sender<SetsStatus>,
     chain: watch::Sender<ChainStatus>,
     synced: watch::Receiver<bool>,
     sign: watch::Sender<Option<Sign>>,
@@ -29,7 +31,7 @@ struct Reporting {
     _stop: tokio_util::sync::DropGuard,
 }
 
-fn start(server: &Server) -> Reporting {
+pub fn start(client: Client) -> Reporting {
     let (sets, sets_state) = watch::channel(SetsStatus::default());
     let (chain, chain_state) = watch::channel(ChainStatus::default());
     let (bans, bans_state) = watch::channel(None);
@@ -46,7 +48,7 @@ fn start(server: &Server) -> Reporting {
         proxy_mode: mode_state,
     };
     let node = Node { name: "node-1".to_owned(), uid: Some("u-1".to_owned()) };
-    let reporter = Reporter::new(server.client(), node, sources, synced_out, Metrics::default());
+    let reporter = Reporter::new(client, node, sources, synced_out, Metrics::default());
     tokio::spawn(reporter.run(stop.clone()));
     Reporting {
         sets,
@@ -80,7 +82,7 @@ async fn the_object_is_made_when_it_is_not_there_and_belongs_to_the_node() {
     server.answer(404, &json!({"kind": "Status", "status": "Failure", "code": 404, "message": "not found", "reason": "NotFound"}));
     answer_object(&server);
     answer_object(&server);
-    let _reporting = start(&server);
+    let _reporting = start(server.client());
     let first = server.request(1).await;
     assert_eq!(
         (first.method.as_str(), first.target.as_str()),
@@ -104,7 +106,7 @@ async fn the_object_is_made_when_it_is_not_there_and_belongs_to_the_node() {
 async fn conditions_are_told_at_once_and_figures_with_the_heartbeat() {
     let server = Server::default();
     (0..10).for_each(|_| answer_object(&server));
-    let reporting = start(&server);
+    let reporting = start(server.client());
     server.request(1).await;
     assert!(!*reporting.synced.borrow());
 
@@ -219,7 +221,7 @@ async fn a_write_that_fails_is_repeated_with_what_holds_by_then() {
         server.answer(500, &json!({"kind": "Status", "status": "Failure", "code": 500, "message": "no", "reason": "InternalError"}));
     }
     answer_object(&server);
-    let reporting = start(&server);
+    let reporting = start(server.client());
     server.request(1).await;
     reporting.sets.send_modify(|sets| (sets.backend, sets.entries) = (Some(Backend::Ipset), 9));
     assert_eq!(server.request(4).await.body["status"]["entries"], 9);

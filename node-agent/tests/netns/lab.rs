@@ -287,6 +287,11 @@ impl Agent {
         until("the agent is ready", async || self.is_ready()).await;
     }
 
+    /// Whether one of its tasks has given up.
+    pub fn has_ended(&self) -> bool {
+        self.news.is_closed() || self.chain.has_changed().is_err()
+    }
+
     /// Ends it as SIGTERM does.
     pub async fn stop(self) {
         self.stop.cancel();
