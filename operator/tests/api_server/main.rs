@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, its fixtures too")]
 
+mod audit;
 mod bans;
+mod candidates;
 mod control_plane;
 mod offences;
 mod race;
+mod skew;
 mod succession;
 mod suspension;

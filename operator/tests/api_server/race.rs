@@ -11,7 +11,8 @@ use kube::Client;
 use kube_leader_election::{LeaseLock, LeaseLockParams, LeaseLockResult};
 use tokio::time::Instant;
 
-use crate::control_plane::{Candidate, ControlPlane, lease_client, leases, leave_behind, until};
+use crate::candidates::{Candidate, lease_client, leases, leave_behind};
+use crate::control_plane::{ControlPlane, until};
 
 const CANDIDATES: usize = 5;
 const TRIALS: usize = 30;

@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
-use crate::control_plane::{Candidate, ControlPlane, lease_client, leases, until};
+use crate::candidates::{Candidate, lease_client, leases};
+use crate::control_plane::{ControlPlane, until};
 
 const SOON: Duration = Duration::from_secs(10);
 

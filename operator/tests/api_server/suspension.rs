@@ -15,7 +15,8 @@ use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::control_plane::{Candidate, ControlPlane, config, lease_client, until};
+use crate::candidates::{Candidate, lease_client};
+use crate::control_plane::{ControlPlane, config, until};
 
 /// The variable that tells the leader's process where the API server is.
 const KUBECONFIG: &str = "IP_SENTRY_TEST_KUBECONFIG";

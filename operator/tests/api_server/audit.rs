@@ -1,0 +1,29 @@
+//! What the API server was asked, as it says itself.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::control_plane::ControlPlane;
+
+/// One line of the audit log.
+pub(crate) struct Request {
+    pub(crate) verb: String,
+    pub(crate) code: i64,
+    pub(crate) received: Timestamp,
+}
+
+impl ControlPlane {
+    /// The requests about objects of this name that have been answered, oldest first.
+    pub(crate) fn audit(&self, object: &str) -> Vec<Request> {
+        let log = std::fs::read_to_string(self.folder.path().join("log/audit.json")).unwrap();
+        let entries = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        entries
+            .filter(|entry| entry["objectRef"]["name"] == object)
+            .map(|entry| Request {
+                verb: entry["verb"].as_str().unwrap().into(),
+                code: entry["responseStatus"]["code"].as_i64().unwrap(),
+                received: entry["requestReceivedTimestamp"].as_str().unwrap().parse().unwrap(),
+            })
+            .collect()
+    }
+}
