@@ -3,6 +3,7 @@
 use std::{path::Path, process::Command, sync::Arc, time::Duration};
 
 use ip_sentry_crd::{IPBan, OffenceHistory, ProbePolicy};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ServiceAccount};
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -14,6 +15,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
     control_plane::{ControlPlane, config, until},
+    front::ACCOUNT,
     gateway_log::GatewayLog,
 };
 
@@ -115,28 +117,35 @@ impl Cluster {
         self.inside().create(&PostParams::default(), &policy).await.unwrap();
     }
 
-    /// Gives the policy another duration of bans, and waits until that counts.
-    pub(crate) async fn change_ban_duration(&self, duration: &str) {
-        let patch = Patch::Merge(json!({"spec": {"banDuration": duration}}));
-        let changed =
-            self.inside::<ProbePolicy>().patch("probes", &PatchParams::default(), &patch).await.unwrap();
-        self.until_told("Accepted", changed.metadata.generation).await;
-    }
-
     /// Makes the usual policy, and waits until its replicas read the gateway's log.
     pub(crate) async fn policy_in_force(&self, spec: Value) {
         self.policy(spec).await;
-        self.until_told("LogsStreaming", None).await;
-    }
-
-    async fn until_told(&self, condition: &str, generation: Option<i64>) {
         let policies: Api<ProbePolicy> = self.inside();
-        until(&format!("the policy says {condition}"), SOON * 2, async || {
+        until("the policy's logs are read", SOON * 2, async || {
             let status = policies.get("probes").await.unwrap().status.unwrap_or_default();
-            let told = status.conditions.iter().find(|told| told.type_ == condition && told.status == "True");
-            told.is_some_and(|told| told.observed_generation >= generation)
+            status.conditions.iter().any(|told| told.type_ == "LogsStreaming" && told.status == "True")
         })
         .await;
+    }
+
+    /// Makes a ban as the operator would, that ends so soon.
+    pub(crate) async fn detected(&self, address: &str, length: Duration) {
+        let mut config = config(&self.control_plane.kubeconfig()).await;
+        config.auth_info.impersonate = Some(ACCOUNT.into());
+        let operator = Client::try_from(config).unwrap();
+        let end = (Timestamp::now() + length).strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let ban: IPBan = serde_json::from_value(json!({
+            "metadata": {
+                "name": address, "finalizers": ["ipsentry.dev/ttl"],
+                "labels": {"app.kubernetes.io/managed-by": "ip-sentry"},
+            },
+            "spec": {
+                "cidr": format!("{address}/32"), "origin": "Detected", "expiresAt": end, "reason": "a test's",
+                "policyRef": {"namespace": NAMESPACE, "name": "probes"}, "offence": 1,
+            },
+        }))
+        .unwrap();
+        Api::all(operator).create(&PostParams::default(), &ban).await.unwrap();
     }
 
     /// All bans that are in force or would be.

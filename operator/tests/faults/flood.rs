@@ -23,7 +23,7 @@ async fn a_line_of_100_mb_and_bytes_of_any_kind_cost_a_megabyte_at_most_and_the_
     let Some(cluster) = Cluster::start().await else { return };
     let replica = Replica::leading(&cluster).await;
     cluster.policy_in_force(json!({})).await;
-    let lines = async || replica.metric("ip_sentry_lines_total").await.unwrap_or_default();
+    let lines = async || replica.metric("ip_sentry_log_lines_total").await.unwrap_or_default();
     // What any log costs: buffers of the connection, code that is read for the first time, ...
     for _ in 0..20 {
         cluster.log.write(ordinary(5_000));
@@ -89,7 +89,7 @@ async fn a_hundred_thousand_sources_in_a_minute_leave_memory_and_writes_bounded(
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     until("every line is read", SOON * 6, async || {
-        replica.metric("ip_sentry_lines_total").await >= Some(2.0 * f64::from(SOURCES))
+        replica.metric("ip_sentry_log_lines_total").await >= Some(2.0 * f64::from(SOURCES))
     })
     .await;
     let took = begun.elapsed();

@@ -25,7 +25,8 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::gateway_log::GatewayLog;
 
-const ACCOUNT: &str = "system:serviceaccount:ip-sentry:ip-sentry-operator";
+/// Who the API server takes a replica for.
+pub(crate) const ACCOUNT: &str = "system:serviceaccount:ip-sentry:ip-sentry-operator";
 const GROUPS: [&str; 3] =
     ["system:serviceaccounts", "system:serviceaccounts:ip-sentry", "system:authenticated"];
 
