@@ -145,7 +145,7 @@ async fn conditions_are_told_at_once_and_figures_with_the_heartbeat() {
 async fn entries_are_told_soon_and_at_a_bounded_rate() {
     let server = Server::default();
     (0..20).for_each(|_| answer_object(&server));
-    let reporting = start(&server);
+    let reporting = start(server.client());
     server.request(1).await;
     tokio::time::sleep(Duration::from_secs(30)).await;
 
@@ -166,7 +166,7 @@ async fn entries_are_told_soon_and_at_a_bounded_rate() {
 async fn that_nobody_detects_is_told_within_a_minute_of_the_last_sign() {
     let server = Server::default();
     (0..20).for_each(|_| answer_object(&server));
-    let reporting = start(&server);
+    let reporting = start(server.client());
     let hear = |text: &str| {
         let now = tokio::time::Instant::now();
         reporting.sign.send_if_modified(|sign| Sign::hear(sign, Some(text.to_owned()), now))
@@ -194,7 +194,7 @@ async fn that_nobody_detects_is_told_within_a_minute_of_the_last_sign() {
 async fn what_banned_sources_still_reach_is_told() {
     let server = Server::default();
     (0..5).for_each(|_| answer_object(&server));
-    let reporting = start(&server);
+    let reporting = start(server.client());
     server.request(1).await;
     reporting.sets.send_modify(|sets| sets.backend = Some(Backend::Ipset));
     reporting.chain.send_modify(|chain| {
