@@ -177,7 +177,7 @@ impl Cluster {
     }
 
     /// Applies an object of any kind.
-    pub(crate) async fn apply(&self, object: &Value) {
+    pub(crate) fn apply(&self, object: &Value) {
         let file = self.control_plane.folder.path().join("applied.json");
         std::fs::write(&file, object.to_string()).unwrap();
         self.control_plane.kubectl(&["apply", "--filename", file.to_str().unwrap()]);

@@ -106,9 +106,13 @@ async fn two_that_lead_at_once_for_80_s_make_the_same_bans_and_end_none_early() 
     let mut early = Vec::new();
     while begun.elapsed() < Duration::from_secs(80) {
         assert!(first.is_leading().await && second.is_leading().await, "both lead all the time");
-        steady.iter().for_each(|attacker| cluster.log.probe(attacker));
+        for attacker in steady {
+            cluster.log.probe(attacker);
+        }
         if !(4..67).contains(&begun.elapsed().as_secs()) {
-            others.iter().for_each(|attacker| cluster.log.probe(attacker));
+            for attacker in others {
+                cluster.log.probe(attacker);
+            }
         }
         for ban in cluster.banned().await {
             let ends = ban.spec.expires_at.as_ref().unwrap().0;

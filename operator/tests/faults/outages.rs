@@ -40,7 +40,9 @@ async fn an_api_server_that_was_away_for_30_s_finds_all_bans_made_and_ended_with
     cluster.detected("198.51.100.1", Duration::from_secs(20)).await;
 
     let fronts: [&Front; 2] = [&first.front, &second.front];
-    fronts.iter().for_each(|front| front.sever());
+    for front in fronts {
+        front.sever();
+    }
     cluster.control_plane.stop_api_server();
     let gone = Instant::now();
     let attackers: Vec<String> = (1..=50).map(|last| format!("203.0.113.{last}")).collect();
@@ -49,7 +51,9 @@ async fn an_api_server_that_was_away_for_30_s_finds_all_bans_made_and_ended_with
     }
     until("30 s", SOON * 2, async || gone.elapsed() >= Duration::from_secs(30)).await;
     // Connections are made again before it serves, as behind a load balancer.
-    fronts.iter().for_each(|front| front.heal());
+    for front in fronts {
+        front.heal();
+    }
     cluster.control_plane.bring_up();
     let back = Instant::now();
     // Among the first to come are those who come before the API server knows its own admission policies.

@@ -46,14 +46,12 @@ async fn a_ban_that_may_not_be_let_go_is_tried_again_and_told_and_holds_up_no_ot
     for (round, reason) in ["Forbidden", "Invalid"].into_iter().enumerate() {
         cluster.log.probe(HELD);
         cluster.until_one_banned(HELD, SOON).await;
-        cluster.apply(&policy(reason)).await;
-        cluster
-            .apply(&json!({
-                "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
-                "metadata": {"name": "somebodys"},
-                "spec": {"policyName": "somebodys", "validationActions": ["Deny"]},
-            }))
-            .await;
+        cluster.apply(&policy(reason));
+        cluster.apply(&json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+            "metadata": {"name": "somebodys"},
+            "spec": {"policyName": "somebodys", "validationActions": ["Deny"]},
+        }));
         let dry_run = PatchParams { dry_run: true, ..PatchParams::default() };
         let touch = Patch::Merge(json!({"metadata": {"labels": {"touched": "yes"}}}));
         until("the policy is in force", SOON, async || {
