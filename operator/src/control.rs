@@ -31,7 +31,8 @@ use crate::{
     policies::{PolicyJail, PolicyKey},
     protected::{
         facts::facts,
-        keeper::{self, Found, Keeper},
+        keeper::{Found, Keeper},
+        lifted,
         select::select,
     },
     state::State,
@@ -134,19 +135,32 @@ impl Control {
     /// Reads what is protected, and as the leader writes what was found. Says whether it is known.
     async fn protect(&mut self, now: Timestamp, is_leading: bool) -> bool {
         let object = self.inventories.protected_networks();
-        let is_known = self.protected.read(object.as_deref());
-        if is_leading && self.inventories.is_cluster_known() {
-            let unread = self.inventories.unread();
-            let keeper = &mut self.protected;
-            let due = self.inventories.with_cluster(|cluster| {
-                let selection = select(&facts(cluster));
-                let found = Found { selection: &selection, unread: &unread };
-                keeper.due(object.as_deref(), &found, Instant::now(), now)
-            });
-            if let Some(due) = due {
-                let written = keeper::perform(&self.state.writer, &due).await;
-                self.report("ProtectedNetworks", written);
+        let before = self.state.protected();
+        let is_known = self.protected.read(object.as_ref());
+        if !is_leading || !self.inventories.is_cluster_known() {
+            return is_known;
+        }
+        let unread = self.inventories.unread();
+        let (state, keeper) = (&self.state, &mut self.protected);
+        let due = self.inventories.with_cluster(|cluster| {
+            let facts = facts(cluster);
+            if let Some(object) = &object {
+                lifted::tell(state, &before, object, &facts, now);
             }
+            let selection = select(&facts);
+            state.metrics.selected(&selection);
+            let found = Found { selection: &selection, unread: &unread };
+            keeper.due(object.as_deref(), &found, Instant::now(), now)
+        });
+        if let Some(due) = due {
+            let written = self.protected.perform(&self.state.writer, &due).await;
+            if let Ok(Some(uid)) = &written {
+                let note =
+                    "it was missing: created again, with what people had written into the last one seen";
+                let uid = Some(uid.clone());
+                self.state.events.tell_on_networks(uid, What::NetworksRestored, None, note.to_owned());
+            }
+            self.report("ProtectedNetworks", written.map(drop));
         }
         is_known
     }

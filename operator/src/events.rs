@@ -1,4 +1,4 @@
-//! Events on policies and bans: what `kubectl describe` shows.
+//! Events on policies, bans and protected networks: what `kubectl describe` shows.
 //!
 //! A policy may say a few things at once and one every few seconds; what is more is summed up in one event
 //! that counts, and counted in a metric. So a flood of bans never becomes a flood of events.
@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ip_sentry_crd::{IPBan, ProbePolicy, ip_ban::PolicyRef};
+use ip_sentry_crd::{IPBan, PROTECTED_NETWORKS, ProbePolicy, ProtectedNetworks, ip_ban::PolicyRef};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{Client, Resource as _};
 
@@ -59,6 +59,10 @@ pub enum What {
     BanNotEnforced,
     /// A ban was deleted, and something keeps its object.
     BanStuck,
+    /// Bans ended because their networks have become protected.
+    BansLifted,
+    /// `ProtectedNetworks/cluster` was missing and has been created.
+    NetworksRestored,
 }
 
 impl What {
@@ -75,6 +79,8 @@ impl What {
             Self::BanTakenOver => "BanTakenOver",
             Self::BanNotEnforced => "BanNotEnforced",
             Self::BanStuck => "BanStuck",
+            Self::BansLifted => "BansLifted",
+            Self::NetworksRestored => "NetworksRestored",
         }
     }
 
@@ -86,6 +92,8 @@ impl What {
                 | Self::NotReady
                 | Self::BanNotEnforced
                 | Self::BanStuck
+                | Self::BansLifted
+                | Self::NetworksRestored
         )
     }
 }
@@ -152,15 +160,7 @@ impl Events {
 
     /// Says on `policy` what happened to the ban of that name. Sent in the background; a lost one is counted.
     pub fn tell(&self, policy: &PolicyKey, uid: Option<String>, what: What, ban: Option<&str>, note: String) {
-        let share = {
-            let mut voices = self.voices.lock().unwrap_or_else(PoisonError::into_inner);
-            if voices.len() >= MOST_POLICIES {
-                voices.clear();
-            }
-            let now = Instant::now();
-            voices.entry(policy.clone()).or_insert_with(|| Voice::new(now)).share(now)
-        };
-        let (note, ban) = match share {
+        let (note, ban) = match self.share(policy) {
             Share::Tell => (note, ban),
             Share::SumUp => {
                 let hint = format!(
@@ -194,6 +194,40 @@ impl Events {
         }
         let regarding = ban_reference(name, Some(uid.to_owned()));
         self.send(Message { what, note, regarding, related: None });
+    }
+
+    /// Says on `ProtectedNetworks/cluster` what happened to it, and which object brought that about.
+    pub fn tell_on_networks(
+        &self,
+        uid: Option<String>,
+        what: What,
+        related: Option<ObjectReference>,
+        note: String,
+    ) {
+        // No policy is without a namespace, so this voice is its own.
+        let voice = PolicyKey { namespace: String::new(), name: PROTECTED_NETWORKS.into() };
+        if self.share(&voice) == Share::Drop {
+            self.metrics.events_suppressed.inc();
+            return;
+        }
+        let regarding = ObjectReference {
+            api_version: Some(ProtectedNetworks::api_version(&()).into_owned()),
+            kind: Some("ProtectedNetworks".into()),
+            name: Some(PROTECTED_NETWORKS.into()),
+            uid,
+            ..ObjectReference::default()
+        };
+        self.send(Message { what, note, regarding, related });
+    }
+
+    /// What one more event of this voice becomes.
+    fn share(&self, voice: &PolicyKey) -> Share {
+        let mut voices = self.voices.lock().unwrap_or_else(PoisonError::into_inner);
+        if voices.len() >= MOST_POLICIES {
+            voices.clear();
+        }
+        let now = Instant::now();
+        voices.entry(voice.clone()).or_insert_with(|| Voice::new(now)).share(now)
     }
 
     fn send(&self, message: Message) {

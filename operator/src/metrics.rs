@@ -15,6 +15,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use crate::protected::select::{Selection, Why};
+
 /// A policy.
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 pub struct PolicyLabel {
@@ -77,6 +79,10 @@ pub struct Metrics {
     pub bans_ended: Family<Because, Counter>,
     /// Sources whose earlier bans were forgotten, because the history was full.
     pub offences_forgotten: Counter,
+    /// Networks of the cluster itself that are protected.
+    pub protected: Gauge,
+    /// Networks of the cluster itself that are not protected, by reason.
+    pub protected_left_out: Family<Because, Gauge>,
     /// Whether this replica writes.
     pub leader: Gauge,
     /// How often the lease changed hands.
@@ -120,6 +126,8 @@ impl Default for Metrics {
             bans_stuck: Gauge::default(),
             bans_ended: Family::default(),
             offences_forgotten: Counter::default(),
+            protected: Gauge::default(),
+            protected_left_out: Family::default(),
             leader: Gauge::default(),
             lease_transitions: Gauge::default(),
             streams: Gauge::default(),
@@ -132,6 +140,7 @@ impl Default for Metrics {
             events_suppressed: Counter::default(),
         };
         all.register();
+        all.register_networks();
         all
     }
 }
@@ -236,6 +245,30 @@ impl Metrics {
     /// One more for `reason`.
     pub fn count(family: &Family<Because, Counter>, reason: &'static str) {
         family.get_or_create(&Because { reason }).inc();
+    }
+
+    fn register_networks(&mut self) {
+        let registry = &mut self.registry;
+        registry.register(
+            "protected_networks",
+            "Networks of the cluster itself that are protected, as the leader found them",
+            self.protected.clone(),
+        );
+        registry.register(
+            "protected_networks_left_out",
+            "Networks of the cluster itself that are not protected, by reason",
+            self.protected_left_out.clone(),
+        );
+    }
+
+    /// What of the cluster itself is protected and what is not.
+    pub fn selected(&self, selection: &Selection<'_>) {
+        level(&self.protected, selection.networks.len());
+        for why in Why::ALL {
+            let reason = Because { reason: why.label() };
+            let count = selection.left_out.iter().filter(|(because, _)| *because == why).count();
+            level(&self.protected_left_out.get_or_create(&reason), count);
+        }
     }
 
     /// Everything, in `OpenMetrics`' text format.

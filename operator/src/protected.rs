@@ -2,17 +2,17 @@
 //! add to them. Every replica reads the result back before it decides anything.
 //!
 //! [`facts`] reads what the cluster's objects say, [`select`] decides what of it is protected, [`status`] what is
-//! written, [`keeper`] when.
+//! written, [`keeper`] when; [`lifted`] tells which bans that ended, and by whom.
 
 pub mod facts;
 pub mod keeper;
+pub mod lifted;
 pub mod select;
 pub mod status;
 
 use ip_sentry_core::{net::Network, networks::Networks};
 use ip_sentry_crd::{
-    FIELD_MANAGER, MANAGED_BY, MANAGED_BY_LABEL, PROTECTED_NETWORKS, ProtectedNetworks,
-    protected_networks::{ProtectedNetworksSpec, ProtectedNetworksStatus},
+    FIELD_MANAGER, PROTECTED_NETWORKS, ProtectedNetworks, protected_networks::ProtectedNetworksStatus,
 };
 use kube::{
     Api, Client, ResourceExt as _,
@@ -34,7 +34,7 @@ pub fn is_observed(object: &ProtectedNetworks) -> bool {
 }
 
 /// Writes the status; `client` lets it through only while this replica leads.
-pub async fn write(client: &Client, status: &ProtectedNetworksStatus) -> Result<(), kube::Error> {
+async fn write(client: &Client, status: &ProtectedNetworksStatus) -> Result<(), kube::Error> {
     let api: Api<ProtectedNetworks> = Api::all(client.clone());
     let patch = json!({
         "apiVersion": "ipsentry.dev/v1alpha1",
@@ -46,14 +46,13 @@ pub async fn write(client: &Client, status: &ProtectedNetworksStatus) -> Result<
     api.patch_status(PROTECTED_NETWORKS, &params, &Patch::Apply(patch)).await.map(drop)
 }
 
-/// Makes the object when it is missing: without it no ban is admitted.
-pub async fn create(client: &Client) -> Result<(), kube::Error> {
+/// Creates the object. Returns its uid, unless somebody else was quicker.
+async fn create(client: &Client, object: &ProtectedNetworks) -> Result<Option<String>, kube::Error> {
     let api: Api<ProtectedNetworks> = Api::all(client.clone());
-    let mut object = ProtectedNetworks::new(PROTECTED_NETWORKS, ProtectedNetworksSpec::default());
-    object.labels_mut().insert(MANAGED_BY_LABEL.into(), MANAGED_BY.into());
     let params = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
-    match api.create(&params, &object).await {
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-        created => created.map(drop),
+    match api.create(&params, object).await {
+        Ok(created) => Ok(created.uid()),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
+        Err(error) => Err(error),
     }
 }

@@ -84,7 +84,7 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
     let mut tasks = JoinSet::new();
     tokio::spawn(ban_watch::run(reader, state.clone(), dirty.clone(), shutdown.clone()));
     let changed = vec![for_banning.clone(), for_expiry.clone()];
-    let keeper = Keeper::new(announce_protected);
+    let keeper = Keeper::new(&args.namespace, announce_protected);
     let control = Control::new(state.clone(), inventories, streams, limits, dirty.clone(), changed, keeper);
     tasks.spawn(control.run(shutdown.clone()));
     tasks.spawn(Banning::new(state.clone(), for_banning).run(decided, shutdown.clone()));

@@ -1,7 +1,7 @@
 //! Keeps `ProtectedNetworks/cluster`: announces what is in force, and decides what the leader writes.
 //!
 //! [`Keeper`] only decides: in come the object as it is, what was found and the time, out comes the [`Write`] that is
-//! due. [`perform`] makes it.
+//! due. [`Keeper::perform`] makes it.
 
 use std::{
     sync::Arc,
@@ -9,22 +9,26 @@ use std::{
 };
 
 use ip_sentry_core::networks::Networks;
-use ip_sentry_crd::{ProtectedNetworks, protected_networks::ProtectedNetworksStatus};
+use ip_sentry_crd::{
+    MANAGED_BY, MANAGED_BY_LABEL, PROTECTED_NETWORKS, ProtectedNetworks,
+    protected_networks::{ProtectedNetworksSpec, ProtectedNetworksStatus},
+};
 use jiff::Timestamp;
-use kube::Client;
+use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::OwnerReference};
+use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::watch;
 
 use super::{create, in_force, is_observed, select::Selection, status::status, write};
 
-/// How long the object must be missing before it is created: who installs is about to create it, and would find the
-/// name taken.
+/// How long an object that was never seen must be missing before it is created: who installs is about to create it, and
+/// would find the name taken.
 const MISSING: Duration = Duration::from_secs(10);
 
 /// What the leader has to write.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Write {
     /// The object, which is missing.
-    Object,
+    Object(Box<ProtectedNetworks>),
     /// Its status.
     Status(ProtectedNetworksStatus),
 }
@@ -39,20 +43,27 @@ pub struct Found<'a> {
 
 /// What is known of the object between rounds.
 pub struct Keeper {
+    /// The operator's own namespace.
+    namespace: String,
     announce: watch::Sender<Arc<Networks>>,
+    /// The object as it was last seen, to put it back when somebody deletes it.
+    last_seen: Option<Arc<ProtectedNetworks>>,
     /// Since when there has been no object.
     missing_since: Option<Instant>,
 }
 
 impl Keeper {
-    /// What is in force goes to `announce`.
+    /// What is in force goes to `announce`; the operator runs in `namespace`.
     #[must_use]
-    pub fn new(announce: watch::Sender<Arc<Networks>>) -> Self {
-        Self { announce, missing_since: None }
+    pub fn new(namespace: &str, announce: watch::Sender<Arc<Networks>>) -> Self {
+        Self { namespace: namespace.to_owned(), announce, last_seen: None, missing_since: None }
     }
 
     /// Takes in the object as it is. Says whether it is known what is protected; until then nothing may be counted.
-    pub fn read(&mut self, object: Option<&ProtectedNetworks>) -> bool {
+    pub fn read(&mut self, object: Option<&Arc<ProtectedNetworks>>) -> bool {
+        if let Some(object) = object {
+            self.last_seen = Some(object.clone());
+        }
         if let Some(object) = object
             && is_observed(object)
         {
@@ -77,26 +88,84 @@ impl Keeper {
         now: Instant,
         at: Timestamp,
     ) -> Option<Write> {
-        let Some(object) = object else {
-            let since = *self.missing_since.get_or_insert(now);
-            return (now.saturating_duration_since(since) >= MISSING).then_some(Write::Object);
-        };
-        self.missing_since = None;
-        status(object, found.selection, found.unread, at).map(Write::Status)
+        if let Some(object) = object {
+            self.missing_since = None;
+            return status(object, found.selection, found.unread, at).map(Write::Status);
+        }
+        let since = *self.missing_since.get_or_insert(now);
+        if let Some(last_seen) = &self.last_seen {
+            return Some(Write::Object(Box::new(as_it_was(last_seen))));
+        }
+        (now.saturating_duration_since(since) >= MISSING).then(|| Write::Object(Box::new(empty())))
+    }
+
+    /// Writes what is due, which `client` lets through only while this replica leads. Returns the uid of an object that
+    /// this created.
+    pub async fn perform(&self, client: &Client, due: &Write) -> Result<Option<String>, kube::Error> {
+        match due {
+            Write::Object(object) => {
+                let mut object = ProtectedNetworks::clone(object);
+                match home(Api::all(client.clone()).get(&self.namespace).await)? {
+                    Home::Goes => return Ok(None),
+                    Home::Stays(owner) => object.metadata.owner_references = Some(vec![owner]),
+                    Home::Unknown => {}
+                }
+                create(client, &object).await
+            }
+            Write::Status(status) => write(client, status).await.map(|()| None),
+        }
     }
 }
 
-/// Writes what is due; `client` lets it through only while this replica leads.
-pub async fn perform(client: &Client, due: &Write) -> Result<(), kube::Error> {
-    match due {
-        Write::Object => create(client).await,
-        Write::Status(status) => write(client, status).await,
+/// The object with what people wrote into it. A pause ends with the object that said so: it is not the operator's to
+/// begin one.
+fn as_it_was(seen: &ProtectedNetworks) -> ProtectedNetworks {
+    let spec = ProtectedNetworksSpec { paused_until: None, ..seen.spec.clone() };
+    let mut object = ProtectedNetworks::new(PROTECTED_NETWORKS, spec);
+    object.metadata.labels.clone_from(&seen.metadata.labels);
+    object.metadata.annotations.clone_from(&seen.metadata.annotations);
+    object
+}
+
+fn empty() -> ProtectedNetworks {
+    let mut object = ProtectedNetworks::new(PROTECTED_NETWORKS, ProtectedNetworksSpec::default());
+    object.labels_mut().insert(MANAGED_BY_LABEL.into(), MANAGED_BY.into());
+    object
+}
+
+/// What becomes of the operator's own namespace.
+#[derive(Debug, PartialEq)]
+enum Home {
+    /// It stays. An object that is put back belongs to it: where an uninstall deletes the object first and the
+    /// namespace later, the garbage collector takes along what was put back in between.
+    Stays(OwnerReference),
+    /// It is being deleted or gone: ip-sentry is being uninstalled.
+    Goes,
+    /// The operator has no right to know.
+    Unknown,
+}
+
+fn home(answer: Result<Namespace, kube::Error>) -> Result<Home, kube::Error> {
+    match answer {
+        Ok(namespace) if namespace.metadata.deletion_timestamp.is_some() => Ok(Home::Goes),
+        Ok(namespace) => Ok(Home::Stays(OwnerReference {
+            api_version: "v1".into(),
+            kind: "Namespace".into(),
+            name: namespace.name_any(),
+            uid: namespace.uid().unwrap_or_default(),
+            ..OwnerReference::default()
+        })),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Home::Goes),
+        Err(kube::Error::Api(status)) if status.code == 403 => Ok(Home::Unknown),
+        Err(error) => Err(error),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use ip_sentry_crd::protected_networks::ProtectedNetworksSpec;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use kube::core::Status;
+    use serde_json::json;
 
     use super::*;
 
@@ -104,20 +173,24 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
+    fn object() -> ProtectedNetworks {
+        ProtectedNetworks::new("cluster", ProtectedNetworksSpec::default())
+    }
+
     #[test]
     fn what_is_protected_is_known_once_it_was_observed_and_stays_known() {
         let (announce, protected) = watch::channel(Arc::default());
-        let mut keeper = Keeper::new(announce);
+        let mut keeper = Keeper::new("ip-sentry", announce);
         let selection =
             Selection { networks: vec!["10.99.0.11/32".parse().unwrap()], ..Selection::default() };
         let found = Found { selection: &selection, unread: &[] };
-        let mut object = ProtectedNetworks::new("cluster", ProtectedNetworksSpec::default());
-        assert!(!keeper.read(None) && !keeper.read(Some(&object)));
+        let mut object = object();
+        assert!(!keeper.read(None) && !keeper.read(Some(&Arc::new(object.clone()))));
         let Some(Write::Status(status)) = keeper.due(Some(&object), &found, Instant::now(), at(1)) else {
             panic!("the status is due")
         };
         object.status = Some(status);
-        assert!(keeper.read(Some(&object)));
+        assert!(keeper.read(Some(&Arc::new(object.clone()))));
         assert!(protected.borrow().contains("10.99.0.11".parse().unwrap()));
         assert_eq!(keeper.due(Some(&object), &found, Instant::now(), at(2)), None);
         assert!(keeper.read(None), "an object that goes is no reason to forget what it said");
@@ -125,22 +198,72 @@ mod tests {
     }
 
     #[test]
-    fn the_object_is_created_once_it_has_been_missing_for_a_while() {
-        let mut keeper = Keeper::new(watch::channel(Arc::default()).0);
+    fn an_object_that_was_never_seen_is_created_once_it_has_been_missing_for_a_while() {
+        let mut keeper = Keeper::new("ip-sentry", watch::channel(Arc::default()).0);
         let selection = Selection::default();
         let found = Found { selection: &selection, unread: &[] };
-        let object = ProtectedNetworks::new("cluster", ProtectedNetworksSpec::default());
         let start = Instant::now();
-        #[rustfmt::skip]
-        let table = [
-            // second, object is there, created
-            (0,  false, false), (9,  false, false), (10, false, true),
-            (11, true,  false), (12, false, false), (21, false, false), (22, false, true),
-        ];
-        for (second, is_there, created) in table {
-            let now = start + Duration::from_secs(second);
-            let due = keeper.due(is_there.then_some(&object), &found, now, at(0));
-            assert_eq!(due == Some(Write::Object), created, "second {second}: {due:?}");
+        for (second, created) in [(0, false), (9, false), (10, true), (11, true)] {
+            let due = keeper.due(None, &found, start + Duration::from_secs(second), at(0));
+            assert_eq!(due.is_some(), created, "second {second}: {due:?}");
         }
+    }
+
+    #[test]
+    fn an_object_that_is_deleted_is_due_at_once_as_people_had_it() {
+        let mut keeper = Keeper::new("ip-sentry", watch::channel(Arc::default()).0);
+        let selection = Selection::default();
+        let found = Found { selection: &selection, unread: &[] };
+        let seen: ProtectedNetworks = serde_json::from_value(json!({
+            "apiVersion": "ipsentry.dev/v1alpha1", "kind": "ProtectedNetworks",
+            "metadata": {
+                "name": "cluster", "uid": "u", "resourceVersion": "7", "labels": {"team": "edge"},
+                "annotations": {"argocd.argoproj.io/tracking-id": "x"},
+            },
+            "spec": {
+                "cidrs": ["203.0.113.0/24"], "failsafePorts": [{"port": 22}],
+                "pausedUntil": "2026-11-22T10:00:00Z",
+            },
+            "status": {"cidrs": ["10.99.0.11/32"]},
+        }))
+        .unwrap();
+        keeper.read(Some(&Arc::new(seen)));
+        keeper.read(None);
+        let Some(Write::Object(object)) = keeper.due(None, &found, Instant::now(), at(0)) else {
+            panic!("the object is due")
+        };
+        assert_eq!(
+            serde_json::to_value(&*object).unwrap(),
+            json!({
+                "apiVersion": "ipsentry.dev/v1alpha1", "kind": "ProtectedNetworks",
+                "metadata": {
+                    "name": "cluster", "labels": {"team": "edge"},
+                    "annotations": {"argocd.argoproj.io/tracking-id": "x"},
+                },
+                "spec": {"cidrs": ["203.0.113.0/24"], "failsafePorts": [{"protocol": "TCP", "port": 22}]},
+            })
+        );
+    }
+
+    #[test]
+    fn nothing_is_put_back_while_the_operators_namespace_goes() {
+        let namespace = |deleted: Option<i64>| {
+            let mut namespace = Namespace::default();
+            namespace.metadata.name = Some("ip-sentry".into());
+            namespace.metadata.uid = Some("u".into());
+            namespace.metadata.deletion_timestamp = deleted.map(|second| Time(at(second)));
+            Ok(namespace)
+        };
+        let refused = |code| Err(kube::Error::Api(Box::new(Status { code, ..Status::default() })));
+        let Home::Stays(owner) = home(namespace(None)).unwrap() else { panic!("it stays") };
+        assert_eq!(
+            (owner.kind.as_str(), owner.name.as_str(), owner.uid.as_str()),
+            ("Namespace", "ip-sentry", "u")
+        );
+        assert_eq!(owner.block_owner_deletion, None);
+        assert_eq!(home(namespace(Some(1))).unwrap(), Home::Goes);
+        assert_eq!(home(refused(404)).unwrap(), Home::Goes);
+        assert_eq!(home(refused(403)).unwrap(), Home::Unknown);
+        assert!(home(refused(500)).is_err(), "nobody knows, so it is tried again");
     }
 }

@@ -41,6 +41,13 @@ pub(crate) struct Server {
 pub(crate) async fn server() -> Option<Server> {
     let control_plane = ControlPlane::start()?;
     let client = Client::try_from(config(&control_plane.kubeconfig()).await).unwrap();
+    install(&client).await;
+    let bans: Api<IPBan> = Api::all(client.clone());
+    Some(Server { _control_plane: control_plane, bans, client })
+}
+
+/// Installs our kinds.
+pub(crate) async fn install(client: &Client) {
     let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
     for crd in manifest::crds() {
         let name = crd["metadata"]["name"].as_str().unwrap();
@@ -51,7 +58,6 @@ pub(crate) async fn server() -> Option<Server> {
     }
     let bans: Api<IPBan> = Api::all(client.clone());
     until("bans are served", SOON, async || bans.get_opt("none").await.is_ok()).await;
-    Some(Server { _control_plane: control_plane, bans, client })
 }
 
 fn second(from_now: i64) -> Timestamp {

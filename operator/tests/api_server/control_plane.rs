@@ -21,7 +21,12 @@ impl ControlPlane {
     /// Starts one, or joins the one that runs. `None`, and said so, where there is no Kubernetes binary.
     pub(crate) fn start() -> Option<Arc<Self>> {
         static RUNNING: Mutex<Weak<ControlPlane>> = Mutex::new(Weak::new());
-        let mut running = RUNNING.lock().unwrap();
+        Self::join(&RUNNING)
+    }
+
+    /// [`start`](Self::start) for tests that share one among themselves.
+    pub(crate) fn join(running: &Mutex<Weak<Self>>) -> Option<Arc<Self>> {
+        let mut running = running.lock().unwrap();
         if let Some(control_plane) = running.upgrade() {
             return Some(control_plane);
         }

@@ -1,0 +1,238 @@
+//! `ProtectedNetworks/cluster` as the operator keeps it on a real API server: the operator's program runs beside it.
+
+use std::{
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, Weak},
+    time::Duration,
+};
+
+use ip_sentry_core::{net::Network, networks::Networks};
+use ip_sentry_crd::{IPBan, ProtectedNetworks};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::{
+    core::v1::{Namespace, Node, Service},
+    events::v1::Event,
+};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
+
+use crate::{
+    bans::{SOON, install},
+    control_plane::{ControlPlane, config, until},
+};
+
+/// One test at a time has the one `ProtectedNetworks/cluster`.
+static TURN: AsyncMutex<()> = AsyncMutex::const_new(());
+
+/// An API server with our kinds, one node, and one operator that leads.
+struct Operated {
+    control_plane: Arc<ControlPlane>,
+    client: Client,
+    networks: Api<ProtectedNetworks>,
+    operator: Child,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Drop for Operated {
+    fn drop(&mut self) {
+        let _ = self.operator.kill();
+        let _ = self.operator.wait();
+    }
+}
+
+impl Operated {
+    /// Starts the operator in this namespace, which is new.
+    async fn start(namespace: &str) -> Option<Self> {
+        // Apart from the other tests' bans, which this operator would end.
+        static RUNNING: Mutex<Weak<ControlPlane>> = Mutex::new(Weak::new());
+        let control_plane = ControlPlane::join(&RUNNING)?;
+        let turn = TURN.lock().await;
+        let kubeconfig = control_plane.kubeconfig();
+        let client = Client::try_from(config(&kubeconfig).await).unwrap();
+        install(&client).await;
+        let networks: Api<ProtectedNetworks> = Api::all(client.clone());
+        create(&Api::<Namespace>::all(client.clone()), json!({"metadata": {"name": namespace}})).await;
+        let nodes: Api<Node> = Api::all(client.clone());
+        if nodes.get_opt("node-1").await.unwrap().is_none() {
+            let node = json!({"metadata": {"name": "node-1"}, "spec": {"podCIDRs": ["10.97.0.0/24"]}});
+            create(&nodes, node).await;
+            let addresses =
+                json!({"status": {"addresses": [{"type": "InternalIP", "address": "10.99.0.11"}]}});
+            nodes.patch_status("node-1", &PatchParams::default(), &Patch::Merge(addresses)).await.unwrap();
+        }
+        // An operator before this one has left its own findings behind.
+        if networks.get_opt("cluster").await.unwrap().is_some() {
+            let stale = json!({"status": {"observedAt": "2000-01-01T00:00:00Z"}});
+            networks.patch_status("cluster", &PatchParams::default(), &Patch::Merge(stale)).await.unwrap();
+        }
+        let started = Timestamp::now() - SignedDuration::from_secs(1);
+        let operator = Command::new(env!("CARGO_BIN_EXE_ip-sentry-operator"))
+            .args(["--namespace", namespace, "--listen", "127.0.0.1:0", "--log-format", "text"])
+            .env("KUBECONFIG", &kubeconfig)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let operated = Self { control_plane, client, networks, operator, _turn: turn };
+        until("the operator has looked", 3 * SOON, async || operated.observed_at().await > Some(started))
+            .await;
+        Some(operated)
+    }
+
+    async fn observed_at(&self) -> Option<Timestamp> {
+        let status = self.networks.get_opt("cluster").await.unwrap()?.status?;
+        status.observed_at.map(|time| time.0)
+    }
+
+    async fn found(&self) -> Vec<String> {
+        let object = self.networks.get_opt("cluster").await.unwrap();
+        object.and_then(|object| object.status).map(|status| status.cidrs).unwrap_or_default()
+    }
+
+    async fn has(&self, network: &str) -> bool {
+        self.found().await.iter().any(|cidr| cidr == network)
+    }
+
+    /// Changes what people protect.
+    async fn protect(&self, spec: Value) {
+        let patch = Patch::Merge(json!({"spec": spec}));
+        self.networks.patch("cluster", &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    /// Bans by hand.
+    async fn ban(&self, address: &str) {
+        let ban = json!({"metadata": {"name": address}, "spec": {"cidr": format!("{address}/32"), "origin": "Manual"}});
+        create(&Api::<IPBan>::all(self.client.clone()), ban).await;
+    }
+
+    /// What the ban's condition says, for one that is not enforced.
+    async fn unenforced(&self, address: &str) -> Option<String> {
+        let bans: Api<IPBan> = Api::all(self.client.clone());
+        let conditions = bans.get(address).await.unwrap().status?.conditions;
+        let condition =
+            conditions.into_iter().find(|one| one.type_ == "Enforced" && one.status == "False")?;
+        Some(condition.reason)
+    }
+
+    /// A Service, and what a controller says of it.
+    async fn service(&self, name: &str, mut spec: Value, ingress: &Value) {
+        let services: Api<Service> = Api::namespaced(self.client.clone(), "default");
+        spec["ports"] = json!([{"port": 80}]);
+        create(&services, json!({"metadata": {"name": name}, "spec": spec})).await;
+        let status = json!({"status": {"loadBalancer": {"ingress": ingress}}});
+        services.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    }
+}
+
+async fn create<K>(api: &Api<K>, object: Value)
+where
+    K: Clone + std::fmt::Debug + DeserializeOwned + Serialize,
+{
+    let object = serde_json::from_value(object).unwrap();
+    api.create(&PostParams::default(), &object).await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_may_write_services_lifts_no_ban_and_widens_nothing() {
+    let Some(operated) = Operated::start("attacked").await else { return };
+    operated.ban("203.0.113.7").await;
+    // Neighbours that are no neighbours, all over the address space.
+    let mut wishes: Vec<String> = (0..1100u32)
+        .map(|n| std::net::Ipv4Addr::from_bits(0x1700_0000 + n * 0x0001_2345).to_string())
+        .collect();
+    wishes.push("203.0.113.7".into());
+    operated.service("wish", json!({"externalIPs": wishes}), &json!([])).await;
+    let spec = json!({"type": "LoadBalancer", "loadBalancerIP": "203.0.113.7"});
+    operated.service("another-wish", spec, &json!([])).await;
+    // What a controller gave to a Service that is younger than the wishes: so the wishes were seen.
+    let given = json!([{"ip": "198.51.100.9"}]);
+    operated.service("given", json!({"type": "LoadBalancer"}), &given).await;
+    until("it was seen", SOON, async || operated.has("198.51.100.9/32").await).await;
+
+    let found = operated.found().await;
+    assert!(found.len() < 10, "{found:?}");
+    for exact in ["10.99.0.11/32", "10.97.0.0/24"] {
+        assert!(found.iter().any(|cidr| cidr == exact), "{exact} in {found:?}");
+    }
+    let protected: Networks = found.iter().map(|cidr| cidr.parse::<Network>().unwrap()).collect();
+    for wish in &wishes {
+        assert!(!protected.contains(wish.parse().unwrap()), "{wish} is protected by {found:?}");
+    }
+    assert_eq!(operated.unenforced("203.0.113.7").await, None);
+}
+
+#[tokio::test]
+async fn a_ban_that_a_load_balancers_address_lifts_is_told_with_the_service() {
+    let Some(operated) = Operated::start("lifting").await else { return };
+    operated.ban("203.0.113.8").await;
+    operated.service("balanced", json!({"type": "LoadBalancer"}), &json!([{"ip": "203.0.113.8"}])).await;
+    let events: Api<Event> = Api::namespaced(operated.client.clone(), "default");
+    until("it is told", SOON, async || {
+        let events = events.list(&kube::api::ListParams::default()).await.unwrap();
+        events.iter().any(|event| {
+            let regarding = event.regarding.as_ref().and_then(|object| object.kind.as_deref());
+            let related = event.related.as_ref().and_then(|object| object.name.as_deref());
+            let note =
+                "Service default/balanced protects 203.0.113.8/32 now: the ban of 203.0.113.8/32 is lifted";
+            regarding == Some("ProtectedNetworks")
+                && related == Some("balanced")
+                && event.note.as_deref() == Some(note)
+        })
+    })
+    .await;
+    until("the ban says so", SOON, async || operated.unenforced("203.0.113.8").await.is_some()).await;
+}
+
+#[tokio::test]
+async fn a_leader_says_every_twenty_seconds_that_it_is_at_work() {
+    let Some(operated) = Operated::start("renewing").await else { return };
+    let first = operated.observed_at().await.unwrap();
+    until("it is renewed", Duration::from_secs(25), async || operated.observed_at().await > Some(first))
+        .await;
+    let age = operated.observed_at().await.unwrap().duration_since(first);
+    assert!(age.as_secs() <= 21, "renewed after {age:?}");
+}
+
+#[tokio::test]
+async fn a_deleted_object_is_back_at_once_with_what_people_wrote() {
+    let Some(operated) = Operated::start("restoring").await else { return };
+    operated.protect(json!({"cidrs": ["203.0.113.128/25"], "failsafePorts": [{"port": 22}]})).await;
+    let before = operated.networks.get("cluster").await.unwrap();
+    // The operator must have seen it: it judges each generation.
+    until("the change was seen", SOON, async || {
+        let object = operated.networks.get("cluster").await.unwrap();
+        let conditions = object.status.map(|status| status.conditions).unwrap_or_default();
+        conditions.iter().any(|one| one.observed_generation == before.metadata.generation)
+    })
+    .await;
+    operated.networks.delete("cluster", &DeleteParams::default()).await.unwrap();
+    let took = until("it is back", SOON, async || operated.has("10.99.0.11/32").await).await;
+    let after = operated.networks.get("cluster").await.unwrap();
+    assert_ne!(after.uid(), before.uid());
+    assert_eq!(after.spec, before.spec);
+    assert_eq!(after.owner_references()[0].name, "restoring");
+    assert!(took < Duration::from_secs(3), "it was back after {took:?}");
+}
+
+#[tokio::test]
+async fn an_uninstall_that_deletes_the_namespace_gets_nothing_back() {
+    let Some(operated) = Operated::start("leaving").await else { return };
+    let namespaces: Api<Namespace> = Api::all(operated.client.clone());
+    // Nothing here empties namespaces, so it stays one that is being deleted.
+    namespaces.delete("leaving", &DeleteParams::default()).await.unwrap();
+    operated.networks.delete("cluster", &DeleteParams::default()).await.unwrap();
+    let asked = async || {
+        let requests = operated.control_plane.audit("leaving");
+        requests.iter().filter(|request| request.verb == "get" && request.code == 200).count()
+    };
+    // Twice: so the first answer has led to nothing.
+    until("the operator has asked what becomes of its namespace", 2 * SOON, async || asked().await >= 2)
+        .await;
+    assert!(operated.networks.get_opt("cluster").await.unwrap().is_none());
+    // For the tests that follow.
+    create(&operated.networks, json!({"metadata": {"name": "cluster"}, "spec": {}})).await;
+}
