@@ -1,6 +1,6 @@
 //! `ProtectedNetworks`: what is never banned, what banned sources reach all the same, and the leader's sign of life.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{collections::BTreeSet, net::SocketAddr, time::Instant};
 
 use ip_sentry_core::{
     enforce::rules::{Port, Protocol},
@@ -20,6 +20,8 @@ use crate::{
 pub struct Protected {
     /// It was there once.
     known: bool,
+    /// What the leader found, as last heard.
+    found: Found,
     sign: watch::Sender<Option<Sign>>,
 }
 
@@ -27,13 +29,21 @@ impl Protected {
     /// The kind; what it hears of the leader goes to `sign`.
     #[must_use]
     pub fn new(sign: watch::Sender<Option<Sign>>) -> Self {
-        Self { known: false, sign }
+        Self { known: false, found: Found::default(), sign }
     }
 
     fn hear(&mut self, object: Object) -> Heard {
+        let Object { mut told, found, observed_at } = object;
         self.known = true;
-        self.hear_sign(object.observed_at);
-        Heard::Protected(object.told)
+        // An object that somebody deleted and that was put back says nothing of the cluster until the leader has
+        // looked: what it found before stays protected.
+        if observed_at.is_some() {
+            self.found = found;
+        }
+        told.networks.extend(&self.found.networks);
+        told.api_servers.clone_from(&self.found.api_servers);
+        self.hear_sign(observed_at);
+        Heard::Protected(told)
     }
 
     fn hear_sign(&self, observed_at: Option<String>) {
@@ -42,10 +52,19 @@ impl Protected {
     }
 }
 
+/// What the leader found of the cluster itself.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct Found {
+    networks: Vec<Network>,
+    api_servers: Vec<SocketAddr>,
+}
+
 /// What is needed of the object.
 #[derive(Debug)]
 pub struct Object {
+    /// What people wrote.
     told: Told,
+    found: Found,
     observed_at: Option<String>,
 }
 
@@ -94,18 +113,23 @@ fn read(object: &[u8], gone: bool) -> Result<Option<Object>, ItemError> {
         return Ok(None);
     }
     let (spec, status) = (spec.unwrap_or_default(), status.unwrap_or_default());
-    let networks = spec.cidrs.iter().chain(&status.cidrs);
-    let told = Told {
-        networks: networks.filter_map(|text| readable(text, "network", network(text))).collect(),
-        api_servers: status
-            .api_servers
-            .iter()
+    let networks = |cidrs: &[String]| -> Vec<Network> {
+        cidrs.iter().filter_map(|text| readable(text, "network", network(text))).collect()
+    };
+    let servers = status.api_servers.iter();
+    let found = Found {
+        networks: networks(&status.cidrs),
+        api_servers: servers
             .filter_map(|text| readable(text, "address with a port", text.parse().ok()))
             .collect(),
+    };
+    let told = Told {
+        networks: networks(&spec.cidrs),
+        api_servers: Vec::new(),
         failsafe: failsafe(&spec.failsafe_ports),
         paused_until: spec.paused_until.and_then(|text| readable(&text, "time", text.parse().ok())),
     };
-    Ok(Some(Object { told, observed_at: status.observed_at }))
+    Ok(Some(Object { told, found, observed_at: status.observed_at }))
 }
 
 /// What was read from a text, or nothing and a warning: a slip in one must not end the protection by the others.
@@ -204,7 +228,12 @@ mod tests {
             },
             "status": {"cidrs": ["10.0.0.0/8"], "apiServers": ["10.0.0.5:6443", "[fd00::5]:6443", "10.0.0.5"], "observedAt": "t"}
         }"#;
-        let Object { told, observed_at } = read(object, false).unwrap().unwrap();
+        let (sign, _) = watch::channel(None);
+        let mut protected = Protected::new(sign);
+        let observed_at = read(object, false).unwrap().unwrap().observed_at;
+        let Heard::Protected(told) = protected.hear(read(object, false).unwrap().unwrap()) else {
+            panic!("it tells what is protected")
+        };
         let texts = |networks: &[Network]| networks.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(texts(&told.networks), ["198.51.100.0/24", "10.0.0.0/8"]);
         assert_eq!(told.paused_until, Some("2026-11-22T10:00:00Z".parse().unwrap()));
@@ -213,5 +242,12 @@ mod tests {
         assert_eq!(told.api_servers, ["10.0.0.5:6443", "[fd00::5]:6443"].map(|text| text.parse().unwrap()));
         assert_eq!(observed_at.as_deref(), Some("t"));
         assert!(read(object, true).unwrap().is_none());
+
+        let put_back = br#"{"metadata": {"name": "cluster"}, "spec": {"cidrs": ["198.51.100.0/25"]}}"#;
+        let Heard::Protected(told) = protected.hear(read(put_back, false).unwrap().unwrap()) else {
+            panic!("it tells what is protected")
+        };
+        assert_eq!(texts(&told.networks), ["198.51.100.0/25", "10.0.0.0/8"], "until the leader has looked");
+        assert_eq!(told.api_servers.len(), 2);
     }
 }
