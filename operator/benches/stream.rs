@@ -12,7 +12,6 @@
 
 use std::{collections::HashMap, env, sync::Arc, time::Duration};
 
-use ip_sentry_core::detect::jail::Limits;
 use ip_sentry_crd::ProbePolicy;
 use ip_sentry_operator::{
     client,
@@ -29,6 +28,8 @@ use tokio_util::sync::CancellationToken;
 
 /// As many as the operator holds.
 const QUEUE: usize = 4096;
+/// Memory for sources, in bytes.
+const TABLES: usize = 16 << 20;
 
 #[tokio::main]
 async fn main() {
@@ -45,7 +46,8 @@ async fn main() {
     .unwrap();
     let now = Timestamp::now();
     let mut policies = Policies::default();
-    policies.update(&[policy], Limits::default(), &[], now);
+    policies.update(&[&policy], usize::MAX, &[], now);
+    policies.share(TABLES);
     let jails = policies.iter().filter_map(|(_, entry)| entry.jail.clone()).collect();
     let container =
         Container { namespace: "n".into(), pod: "p".into(), uid: "u1".into(), container: "nginx".into() };
@@ -53,8 +55,9 @@ async fn main() {
     let (_protected, protected) = watch::channel(Arc::default());
     let (decided, mut decisions) = mpsc::channel(QUEUE);
     let cancel = CancellationToken::new();
-    let mut streams = Streams::new(client, protected, decided, Arc::new(Metrics::default()), cancel.clone());
-    streams.sync(HashMap::from([(container, jails)]), now, now);
+    let mut streams =
+        Streams::new(client, protected, decided, 1, Arc::new(Metrics::default()), cancel.clone());
+    streams.sync(&HashMap::from([(container, jails)]), now, now);
 
     let mut lags = Vec::new();
     while let Some(decided) = decisions.recv().await {

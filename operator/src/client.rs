@@ -3,11 +3,14 @@
 //! Three clients with connections of their own: [`connect`] for watches and log streams, [`connect_writer`] for what
 //! only the leader may do, and [`connect_lease`] for the lease alone, which must not wait behind anything else.
 //!
-//! All differ from kube's defaults in two ways.
+//! All differ from kube's defaults in three ways.
 //! A dead peer is noticed, by TCP keepalive and the kernel's user time-out: otherwise a log stream over a dead
 //! connection hangs for ever, since kube sets no read time-out.
+//! Every request has a time limit ([`deadline`]), since a peer may live and never answer.
 //! And nothing is sent a second time behind the caller's back: kube's default sends a request that was answered
 //! 429 or 503 up to 15 times over some minutes, so that a write would still go out long after the lease was lost.
+
+pub mod deadline;
 
 use std::time::Duration;
 
@@ -18,6 +21,9 @@ use kube::{Client, Config};
 use tower::{BoxError, ServiceBuilder, ServiceExt as _};
 
 use crate::lease::{GatedStream, Leadership};
+
+/// How much of an answer is read ahead: there is a connection for each log.
+const MOST_BUFFERED: usize = 64 * 1024;
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -74,12 +80,56 @@ fn build(
     tcp.set_tcp_user_timeout(Some(Duration::from_mins(1)));
     let gated = tcp.map_response(move |tcp| TokioIo::new(GatedStream::new(tcp.into_inner(), gate.clone())));
     let tls = config.rustls_https_connector_with_connector(gated)?;
-    let http = hyper_util::client::legacy::Builder::new(TokioExecutor::new()).build::<_, Body>(tls);
+    let http = hyper_util::client::legacy::Builder::new(TokioExecutor::new())
+        .http1_max_buf_size(MOST_BUFFERED)
+        .build::<_, Body>(tls);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
         .map_err(BoxError::from)
-        .service(http);
+        .service(tower::service_fn(move |request| deadline::limited(http.clone(), request)));
     Ok(Client::new(service, config.default_namespace.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Pod;
+    use kube::{
+        Api,
+        api::{ListParams, LogParams, WatchParams},
+    };
+    use tokio::{net::TcpListener, time::Instant};
+
+    use super::{
+        deadline::{ANSWER, TooSlow},
+        *,
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_accepts_and_never_answers_is_noticed_whatever_is_asked() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                held.push(stream);
+            }
+        });
+        let client = connect(&Config::new(url.parse().unwrap())).unwrap();
+        let pods: Api<Pod> = Api::namespaced(client, "shop");
+        let began = Instant::now();
+        let (params, log) = (ListParams::default(), LogParams { follow: true, ..LogParams::default() });
+        let errors = tokio::join!(
+            async { pods.get("a").await.unwrap_err() },
+            async { pods.list(&params).await.unwrap_err() },
+            async { pods.watch(&WatchParams::default(), "0").await.err().unwrap() },
+            async { pods.log_stream("a", &log).await.err().unwrap() },
+        );
+        for error in [errors.0, errors.1, errors.2, errors.3] {
+            let kube::Error::Service(cause) = &error else { panic!("{error:?}") };
+            assert_eq!(cause.downcast_ref(), Some(&TooSlow::NoAnswer));
+        }
+        assert!(began.elapsed() <= ANSWER + Duration::from_secs(1), "{:?}", began.elapsed());
+    }
 }

@@ -6,18 +6,22 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::Duration,
 };
 
 use ip_sentry_core::{detect::trail::Trail, networks::Networks};
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     metrics::{self, Metrics},
     policies::{Outcome, PolicyJail},
-    tail::{CloseReason, Container, Failure, LineSink, StreamEvent, Tail},
+    tail::{CloseReason, Container, Failure, LineSink, StreamEvent, Tail, Turns},
 };
 
 /// A source that a policy's lines have convicted.
@@ -39,6 +43,35 @@ pub enum StreamState {
     Open,
     /// It can't be read; it is tried again.
     Failed(Failure, String),
+    /// It is not read, because as many are as may be.
+    LeftOut,
+}
+
+/// How long a stream that ended may take to be opened again before it is told that it is not read: it ends about once
+/// an hour, and whenever its log is quiet.
+const REOPENING: Duration = Duration::from_secs(5);
+
+/// The latest that is known of a stream.
+#[derive(Debug, Default)]
+enum Standing {
+    /// It was never open.
+    #[default]
+    Opening,
+    Open,
+    /// It ended, and is being opened again.
+    Ended(Instant),
+    Failed(Failure, String),
+}
+
+impl Standing {
+    fn state(&self, now: Instant) -> StreamState {
+        match self {
+            Self::Ended(at) if now.saturating_duration_since(*at) < REOPENING => StreamState::Open,
+            Self::Open => StreamState::Open,
+            Self::Opening | Self::Ended(_) => StreamState::Opening,
+            Self::Failed(what, message) => StreamState::Failed(*what, message.clone()),
+        }
+    }
 }
 
 /// A node whose clock is off, as a stream's lines show.
@@ -72,7 +105,7 @@ type Followers = Arc<RwLock<Vec<Follower>>>;
 
 struct Running {
     followers: Followers,
-    state: Arc<Mutex<StreamState>>,
+    standing: Arc<Mutex<Standing>>,
     /// How far back its log goes, once that is known.
     reach: Arc<Mutex<Option<Timestamp>>>,
     skew: Arc<Mutex<Option<Skew>>>,
@@ -81,15 +114,15 @@ struct Running {
 
 impl Running {
     /// Replaces the policies that read the log; which of them are new at `now` is remembered.
-    fn follow(&self, jails: Vec<Arc<PolicyJail>>, now: Timestamp) {
+    fn follow(&self, jails: &[Arc<PolicyJail>], now: Timestamp) {
         let mut followers = self.followers.write().unwrap_or_else(PoisonError::into_inner);
         *followers = jails
-            .into_iter()
+            .iter()
             .map(|jail| {
-                let known = followers.iter().find(|follower| Arc::ptr_eq(&follower.jail, &jail));
+                let known = followers.iter().find(|follower| Arc::ptr_eq(&follower.jail, jail));
                 let joined = known.map_or(Some(now), |known| known.joined);
                 let trail = known.map_or_else(Trail::stamped, |known| lock(&known.trail).clone());
-                Follower { jail, joined, trail: trail.into() }
+                Follower { jail: jail.clone(), joined, trail: trail.into() }
             })
             .collect();
     }
@@ -105,28 +138,32 @@ pub struct Streams {
     client: Client,
     protected: watch::Receiver<Arc<Networks>>,
     decided: mpsc::Sender<Decided>,
+    turns: Turns,
     metrics: Arc<Metrics>,
     cancel: CancellationToken,
 }
 
 impl Streams {
-    /// No streams yet. Decisions go to `decided`; what is `protected` never becomes one.
+    /// No streams yet. Decisions go to `decided`; what is `protected` never becomes one. `read_backs` streams at a time
+    /// read what was logged before they were opened.
     #[must_use]
     pub fn new(
         client: Client,
         protected: watch::Receiver<Arc<Networks>>,
         decided: mpsc::Sender<Decided>,
+        read_backs: usize,
         metrics: Arc<Metrics>,
         cancel: CancellationToken,
     ) -> Self {
-        Self { running: HashMap::new(), client, protected, decided, metrics, cancel }
+        let turns = Turns::new(read_backs);
+        Self { running: HashMap::new(), client, protected, decided, turns, metrics, cancel }
     }
 
     /// Starts, keeps and ends streams so that exactly the `wanted` ones run; those that are new at `now` start at
     /// `since`.
     pub fn sync(
         &mut self,
-        wanted: HashMap<Container, Vec<Arc<PolicyJail>>>,
+        wanted: &HashMap<Container, Vec<Arc<PolicyJail>>>,
         since: Timestamp,
         now: Timestamp,
     ) {
@@ -138,10 +175,10 @@ impl Streams {
             stays
         });
         for (container, jails) in wanted {
-            if let Some(running) = self.running.get(&container) {
+            if let Some(running) = self.running.get(container) {
                 running.follow(jails, now);
             } else {
-                self.start(container, jails, since);
+                self.start(container.clone(), jails, since);
             }
         }
         metrics::level(&self.metrics.streams, self.running.len());
@@ -152,7 +189,9 @@ impl Streams {
     pub fn state(&self, container: &Container) -> StreamState {
         self.running
             .get(container)
-            .map(|running| running.state.lock().unwrap_or_else(PoisonError::into_inner).clone())
+            .map(|running| {
+                running.standing.lock().unwrap_or_else(PoisonError::into_inner).state(Instant::now())
+            })
             .unwrap_or_default()
     }
 
@@ -176,19 +215,20 @@ impl Streams {
         })
     }
 
-    fn start(&mut self, container: Container, jails: Vec<Arc<PolicyJail>>, since: Timestamp) {
-        let follower = |jail| Follower { jail, joined: None, trail: Trail::stamped().into() };
-        let followers = jails.into_iter().map(follower).collect();
+    fn start(&mut self, container: Container, jails: &[Arc<PolicyJail>], since: Timestamp) {
+        let follower =
+            |jail: &Arc<PolicyJail>| Follower { jail: jail.clone(), joined: None, trail: Trail::stamped().into() };
+        let followers = jails.iter().map(follower).collect();
         let running = Running {
             followers: Arc::new(RwLock::new(followers)),
-            state: Arc::default(),
+            standing: Arc::default(),
             reach: Arc::default(),
             skew: Arc::default(),
             cancel: self.cancel.child_token(),
         };
         let sink = GatewayLog {
             followers: running.followers.clone(),
-            state: running.state.clone(),
+            standing: running.standing.clone(),
             reach: running.reach.clone(),
             skew: running.skew.clone(),
             protected: self.protected.clone(),
@@ -196,7 +236,7 @@ impl Streams {
             metrics: self.metrics.clone(),
             is_split: false,
         };
-        let tail = Tail::new(self.client.clone(), container.clone(), since);
+        let tail = Tail::new(self.client.clone(), container.clone(), since, self.turns.clone());
         tokio::spawn(tail.run(sink, running.cancel.clone()));
         self.running.insert(container, running);
     }
@@ -205,7 +245,7 @@ impl Streams {
 /// One container's log on its way to the policies that read it.
 struct GatewayLog {
     followers: Followers,
-    state: Arc<Mutex<StreamState>>,
+    standing: Arc<Mutex<Standing>>,
     reach: Arc<Mutex<Option<Timestamp>>>,
     skew: Arc<Mutex<Option<Skew>>>,
     protected: watch::Receiver<Arc<Networks>>,
@@ -216,8 +256,8 @@ struct GatewayLog {
 }
 
 impl GatewayLog {
-    fn set(&self, state: StreamState) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    fn set(&self, standing: Standing) {
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = standing;
     }
 }
 
@@ -242,7 +282,7 @@ impl LineSink for GatewayLog {
 
     fn event(&mut self, event: StreamEvent) {
         match event {
-            StreamEvent::Opened => self.set(StreamState::Open),
+            StreamEvent::Opened => self.set(Standing::Open),
             StreamEvent::ReachesBack { to } => {
                 *self.reach.lock().unwrap_or_else(PoisonError::into_inner) = Some(to);
             }
@@ -254,8 +294,9 @@ impl LineSink for GatewayLog {
                     CloseReason::Lifetime => "lifetime",
                 };
                 Metrics::count(&self.metrics.stream_reconnects, label);
+                self.set(Standing::Ended(Instant::now()));
             }
-            StreamEvent::Failed { what, message } => self.set(StreamState::Failed(what, message)),
+            StreamEvent::Failed { what, message } => self.set(Standing::Failed(what, message)),
             StreamEvent::LineTooLong { .. } => Metrics::count(&self.metrics.lines_left_out, "cut"),
             StreamEvent::Redated { is_ahead } => {
                 Metrics::count(

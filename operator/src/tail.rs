@@ -18,6 +18,7 @@ mod pod;
 mod resume;
 mod stamp;
 mod stream;
+mod turns;
 
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ use crate::backoff::{Backoff, jittered};
 use lines::Lines;
 use pod::{Instance, Sight};
 use stream::{Edge, Patience, Refusal, Split, Which};
+pub use turns::Turns;
 
 /// Where the lines go.
 pub trait LineSink: Send {
@@ -144,6 +146,7 @@ pub struct Tail {
     pods: Api<Pod>,
     container: Container,
     start: Timestamp,
+    turns: Turns,
     lines: Lines,
     patience: Patience,
     backoff: Backoff,
@@ -186,14 +189,16 @@ const LIFETIME: Duration = Duration::from_hours(1);
 impl Tail {
     /// Will follow `container` from the lines of `start` on.
     ///
-    /// `client` must not set a read time-out: [`crate::client::connect`]'s does not.
+    /// `client` must not set a read time-out: [`crate::client::connect`]'s does not. `turns` are shared with the tails of
+    /// other containers.
     #[must_use]
-    pub fn new(client: Client, container: Container, start: Timestamp) -> Self {
+    pub fn new(client: Client, container: Container, start: Timestamp, turns: Turns) -> Self {
         Self {
             pods: Api::namespaced(client.clone(), &container.namespace),
             client,
             container,
             start,
+            turns,
             lines: Lines::new(start),
             patience: Patience::default(),
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(10)),
@@ -309,14 +314,17 @@ impl Tail {
             }
             opened => opened?,
         };
+        let reach = if self.told_reach { None } else { Some(self.reach(which, born).await) };
+        // Only who has been answered takes a turn: a log that hangs keeps no other one waiting.
+        let turn = self.turns.take().await;
         sink.event(StreamEvent::Opened);
-        if !self.told_reach {
+        if let Some(to) = reach {
             self.told_reach = true;
-            sink.event(StreamEvent::ReachesBack { to: self.reach(which, born).await });
+            sink.event(StreamEvent::ReachesBack { to });
         }
         let lifetime = jittered(LIFETIME);
         let (reason, news) =
-            stream::read(body, &mut self.lines, sink, &mut self.patience, lifetime, &self.clock).await;
+            stream::read(body, turn, &mut self.lines, sink, &mut self.patience, lifetime, &self.clock).await;
         if news {
             self.backoff.reset();
         }

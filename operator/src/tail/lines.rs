@@ -48,6 +48,11 @@ impl Lines {
         self.resume.reopen(reach_back)
     }
 
+    /// The latest stamp so far.
+    pub(super) fn newest(&self) -> Timestamp {
+        self.resume.highest()
+    }
+
     /// The next stream is another instance's, on that node.
     pub(super) fn restart(&mut self, node: &str) {
         node.clone_into(&mut self.node);

@@ -47,6 +47,11 @@ impl Resume {
         *self = Self { last: Some(last), count: u64::MAX, highest: last, ..Self::new(last) };
     }
 
+    /// The latest stamp so far.
+    pub(super) fn highest(&self) -> Timestamp {
+        self.highest
+    }
+
     /// Whether what comes has been read before, or may have been.
     pub(super) fn is_replaying(&self) -> bool {
         self.replay.is_some()

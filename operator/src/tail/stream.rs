@@ -13,6 +13,7 @@ use kube::{Client, Resource as _};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::lines::Lines;
+use super::turns::Turn;
 use super::{Clock, CloseReason, Container, Failure, LineSink, stamp};
 
 /// How long the API server may take to begin its answer: the kubelet sends its headers at once, lines or none.
@@ -209,6 +210,7 @@ async fn refusal(answer: Response<Body>) -> Refusal {
 /// Reads an open stream to its end. The flag says whether anything new came.
 pub(super) async fn read(
     mut body: Body,
+    mut turn: Turn,
     lines: &mut Lines,
     sink: &mut impl LineSink,
     patience: &mut Patience,
@@ -219,14 +221,19 @@ pub(super) async fn read(
     let mut heard = Instant::now();
     let dies = heard + lifetime;
     loop {
-        let impatient = heard + patience.limit();
-        let frame = match timeout_at(impatient.min(dies), body.frame()).await {
+        let ends = (heard + patience.limit()).min(dies);
+        let until = turn.ends(heard).map_or(ends, |caught_up| caught_up.min(ends));
+        let frame = match timeout_at(until, body.frame()).await {
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => {
                 tracing::debug!(%error, "log stream broke");
                 return (CloseReason::Error, news);
             }
             Ok(None) => return (CloseReason::Eof, news),
+            Err(_) if Instant::now() < ends => {
+                turn.end();
+                continue;
+            }
             Err(_) => {
                 let now = Instant::now();
                 patience.heard(now - heard);
@@ -234,11 +241,13 @@ pub(super) async fn read(
             }
         };
         let now = Instant::now();
-        patience.heard(now - heard);
+        let pause = now - heard;
+        patience.heard(pause);
         heard = now;
         if let Some(chunk) = frame.data_ref() {
             news |= lines.feed(chunk, clock(), sink);
         }
+        turn.heard(now, pause, lines.newest());
         // A stream that never pauses lives no longer than another.
         if now >= dies {
             return (CloseReason::Lifetime, news);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::body::Body as Answer;
 use bytes::Bytes;
 use http::{Request, Response};
-use ip_sentry_operator::tail::{Container, Ended, LineSink, StreamEvent, Tail};
+use ip_sentry_operator::tail::{Container, Ended, LineSink, StreamEvent, Tail, Turns};
 use jiff::Timestamp;
 use kube::Client;
 use kube::client::Body;
@@ -29,6 +29,8 @@ pub(crate) enum Script {
     Silence(usize),
     /// Is refused: status code, message, seconds to wait.
     Refuse(u16, &'static str, Option<u64>),
+    /// Is asked for, and nothing ever comes.
+    NoAnswer,
 }
 
 /// One run of the container.
@@ -86,18 +88,23 @@ impl LogServer {
         let server = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             let answer = server.answer(request.uri().path(), request.uri().query().unwrap_or_default());
-            async move { Ok::<_, BoxError>(answer) }
+            async move {
+                match answer {
+                    Some(answer) => Ok::<_, BoxError>(answer),
+                    None => std::future::pending().await,
+                }
+            }
         });
         Client::new(service, "gateway")
     }
 
-    fn answer(&self, path: &str, query: &str) -> Response<Answer> {
+    /// The answer to a request, unless there is none.
+    fn answer(&self, path: &str, query: &str) -> Option<Response<Answer>> {
         let mut state = self.state.lock().unwrap();
         if !path.ends_with("/log") {
             state.looks += 1;
-            return state
-                .pod()
-                .map_or_else(|| status(404, "pods \"nginx\" not found", None), |pod| json_answer(200, &pod));
+            let gone = || status(404, "pods \"nginx\" not found", None);
+            return Some(state.pod().map_or_else(gone, |pod| json_answer(200, &pod)));
         }
         if query.contains("stream=Stdout") && !state.is_split {
             let message = "PodLogOptions \"nginx\" is invalid: stream: Forbidden: may not be specified";
@@ -109,15 +116,18 @@ impl LogServer {
             let is_last = query.contains("tailLines=1");
             let line = run.and_then(|run| if is_last { run.log.last() } else { run.log.first() });
             let text = line.map(|(_, text)| text.clone()).unwrap_or_default();
-            return Response::new(Answer::from(text[..text.len().min(64)].to_vec()));
+            return Some(Response::new(Answer::from(text[..text.len().min(64)].to_vec())));
         }
         state.queries.push(query.into());
         let script = state.scripts.pop_front();
-        if let Some(Script::Refuse(code, message, wait)) = script {
-            return status(code, message, wait);
+        match script {
+            Some(Script::Refuse(code, message, wait)) => return Some(status(code, message, wait)),
+            Some(Script::NoAnswer) => return None,
+            _ => {}
         }
         let Some(run) = state.runs.len().checked_sub(if previous { 2 } else { 1 }) else {
-            return status(400, "previous terminated container \"nginx\" in pod \"nginx\" not found", None);
+            let message = "previous terminated container \"nginx\" in pod \"nginx\" not found";
+            return Some(status(400, message, None));
         };
         let since =
             query.split('&').find_map(|pair| pair.strip_prefix("sinceTime=")).unwrap().replace("%3A", ":");
@@ -126,7 +136,7 @@ impl LogServer {
         let stream = futures::stream::unfold(receiver, async |mut receiver| {
             receiver.recv().await.map(|chunk: Result<Bytes, &str>| (chunk, receiver))
         });
-        Response::new(Answer::from_stream(stream))
+        Some(Response::new(Answer::from_stream(stream)))
     }
 
     /// Sends a run's log in odd chunks, then what is added to it, as the script says.
@@ -273,7 +283,7 @@ impl Following {
             container: "nginx".into(),
         };
         let (record, cancel) = (Record::default(), CancellationToken::new());
-        let tail = Tail::new(server.client(), container, start).with_clock(clock);
+        let tail = Tail::new(server.client(), container, start, Turns::new(1)).with_clock(clock);
         Self { record: record.clone(), cancel: cancel.clone(), task: tokio::spawn(tail.run(record, cancel)) }
     }
 

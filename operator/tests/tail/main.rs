@@ -7,3 +7,4 @@ mod hostile;
 mod log_server;
 mod reconnect;
 mod restart;
+mod standing;
