@@ -13,13 +13,14 @@ use kube::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{bans::Ban, events::What, metrics::Metrics, state::State};
+use crate::{bans::Ban, events::What, metrics::Metrics, state::State, watch::Retries};
 
 /// Watches until `shutdown`. `listed` is told when all bans are known.
 pub async fn run(client: Client, state: Arc<State>, listed: Arc<Notify>, shutdown: CancellationToken) {
     let api: Api<DeserializeGuard<IPBan>> = Api::all(client);
-    let events =
-        watcher(api, watcher::Config::default()).default_backoff().take_until(shutdown.cancelled_owned());
+    let events = watcher(api, watcher::Config::default())
+        .backoff(Retries::default())
+        .take_until(shutdown.cancelled_owned());
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
         match event {

@@ -2,6 +2,8 @@
 //!
 //! Labels are fixed words and the names of policies, never an address or a text from a log.
 
+pub mod policies;
+
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use prometheus_client::{
@@ -89,6 +91,14 @@ pub struct Metrics {
     pub lease_transitions: Gauge,
     /// Containers whose logs are read.
     pub streams: Gauge,
+    /// Containers whose logs are not read, because too many are.
+    pub streams_left_out: Gauge,
+    /// Policies that don't count, because too many do.
+    pub policies_left_out: Gauge,
+    /// What the sources of all policies take at present, in bytes.
+    pub table_bytes: Gauge,
+    /// What they may take.
+    pub table_budget_bytes: Gauge,
     /// Streams that ended and were opened again, by reason.
     pub stream_reconnects: Family<Because, Counter>,
     /// Lines left out, by reason.
@@ -131,6 +141,10 @@ impl Default for Metrics {
             leader: Gauge::default(),
             lease_transitions: Gauge::default(),
             streams: Gauge::default(),
+            streams_left_out: Gauge::default(),
+            policies_left_out: Gauge::default(),
+            table_bytes: Gauge::default(),
+            table_budget_bytes: Gauge::default(),
             stream_reconnects: Family::default(),
             lines_left_out: Family::default(),
             lines_redated: Family::default(),
@@ -214,6 +228,28 @@ impl Metrics {
         );
         registry.register("streams", "Containers whose logs are read", self.streams.clone());
         registry.register(
+            "streams_left_out",
+            "Containers whose logs are not read because too many are",
+            self.streams_left_out.clone(),
+        );
+        registry.register(
+            "policies_left_out",
+            "Policies that don't count because too many do",
+            self.policies_left_out.clone(),
+        );
+        registry.register_with_unit(
+            "tables",
+            "What the sources of all policies take",
+            Unit::Bytes,
+            self.table_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "tables_budget",
+            "What the sources of all policies may take",
+            Unit::Bytes,
+            self.table_budget_bytes.clone(),
+        );
+        registry.register(
             "stream_reconnects",
             "Log streams opened again, by reason",
             self.stream_reconnects.clone(),
@@ -240,6 +276,11 @@ impl Metrics {
             "Events left out, so as not to flood",
             self.events_suppressed.clone(),
         );
+    }
+
+    /// Every family with a series for each policy: they go when the policy does.
+    pub(crate) fn by_policy(&self) -> [&Family<PolicyLabel, Counter>; 6] {
+        [&self.lines, &self.parsed, &self.hits, &self.evicted, &self.infrastructure, &self.decisions]
     }
 
     /// One more for `reason`.

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{History, SHARDS};
-use crate::{lease::Deposed, metrics::Metrics};
+use crate::{lease::Deposed, metrics::Metrics, watch::Retries};
 
 /// Why a shard was not written.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +74,7 @@ impl HistoryStore {
         let reading = store.clone();
         let api: Api<DeserializeGuard<OffenceHistory>> = Api::all(client);
         tokio::spawn(async move {
-            let events = watcher(api, watcher::Config::default()).default_backoff();
+            let events = watcher(api, watcher::Config::default()).backoff(Retries::default());
             let mut events = std::pin::pin!(events.take_until(cancel.cancelled_owned()));
             while let Some(event) = events.next().await {
                 match event {
