@@ -23,7 +23,7 @@ pub mod decision;
 pub mod escalation;
 mod exceptions;
 pub mod explain;
-mod forgiven;
+pub mod forgiven;
 pub mod format;
 mod hosts;
 pub mod jail;

@@ -14,7 +14,7 @@ use ip_sentry_core::{
 };
 use libfuzzer_sys::fuzz_target;
 
-const LIMITS: Limits = Limits { source_bytes: 1_000, forgiven: 4 };
+const LIMITS: Limits = Limits { source_bytes: 1_000, samples: 16, forgiven: 4 };
 
 static POLICY: LazyLock<Policy> = LazyLock::new(|| {
     Policy::compile(&PolicyDraft { threshold: 2, ..PolicyDraft::default() })

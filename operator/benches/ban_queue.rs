@@ -14,7 +14,6 @@ use ip_sentry_core::{
     detect::{
         decision::{Decision, Evidence, Threshold},
         escalation::BanTime,
-        jail::Limits,
     },
     net::Source,
     networks::Networks,
@@ -113,7 +112,7 @@ fn main() {
     }))
     .unwrap();
     let mut policies = Policies::default();
-    policies.update(&[policy], Limits::default(), &[], Timestamp::now());
+    policies.update(&[&policy], usize::MAX, &[], Timestamp::now());
     let now = Now { instant: Instant::now(), time: Timestamp::now() };
     let mut world = World {
         queue: BanQueue::new(now.instant),

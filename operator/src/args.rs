@@ -20,13 +20,18 @@ pub struct Args {
     /// Where /metrics, /healthz and /readyz are served.
     #[arg(long, env = "IP_SENTRY_LISTEN", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,
-    /// Memory for the sources that one policy follows, in MiB; beyond it the least suspicious are forgotten.
-    /// 16 MiB hold about 170,000.
-    #[arg(long, env = "IP_SENTRY_SOURCE_MEMORY_MIB", default_value_t = 16)]
-    pub source_memory_mib: usize,
+    /// What the process may take, in MiB, if that is less than its container may. It decides how many sources, policies and
+    /// logs there is room for. Where neither says anything it is 256.
+    #[arg(long, env = "IP_SENTRY_MEMORY_LIMIT_MIB")]
+    pub memory_limit_mib: Option<u64>,
     /// What is logged, as tracing's filter directives. `unread_lines=debug` adds the text of lines that have not their
-    /// policy's format, which may hold secrets; nothing else does.
-    #[arg(long, env = "IP_SENTRY_LOG", default_value = "info,kube_leader_election=warn,kube_client=error")]
+    /// policy's format, which may hold secrets; nothing else does. Of what the libraries say, only what nothing else
+    /// tells is logged.
+    #[arg(
+        long,
+        env = "IP_SENTRY_LOG",
+        default_value = "info,kube_leader_election=warn,kube_client=error,kube_runtime=error"
+    )]
     pub log: String,
     /// How log lines are written.
     #[arg(long, env = "IP_SENTRY_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]

@@ -3,32 +3,41 @@
 //! Level-triggered: each round starts from the tables of what exists, never from what has changed. Policies are
 //! judged, their targets resolved, streams started and ended, protected networks and statuses written. Every
 //! replica does the first half; the writes go through only on the leader.
+//!
+//! The loop itself decides nothing: [`desired`] says which policies count and which logs are read, [`status::due`] which
+//! statuses are written, [`protected::keeper`](crate::protected::keeper) what is written of the protected networks, and
+//! [`status`] what a policy's conditions are.
+
+pub mod desired;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::{Arc, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use ip_sentry_core::{
-    detect::{jail::Limits, record::RecordError},
-    net::Source,
-};
+use ip_sentry_core::net::Source;
 use ip_sentry_crd::{
     ProbePolicy,
+    probe_policy::ProbePolicyStatus,
     targets::{self, Resolved},
 };
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use self::desired::Desired;
 use crate::{
+    ban_queue::Report,
     bans::DELETION_SLACK,
     events::What,
+    heartbeats::Gaps,
     inventory::Inventories,
     lease::Deposed,
-    metrics::{self, LeftOut, Metrics, PolicyLabel},
-    policies::{PolicyJail, PolicyKey},
+    memory::Budget,
+    metrics::{self, Metrics, policies::PolicySeries},
+    policies::{Entry, PolicyKey},
     protected::{
         facts::facts,
         keeper::{Found, Keeper},
@@ -37,7 +46,7 @@ use crate::{
     },
     state::State,
     status::{self, due::Written},
-    streams::{Reach, Skew, StreamState, Streams},
+    streams::{Skew, StreamState, Streams},
     tail::Container,
 };
 
@@ -48,19 +57,23 @@ const ROUND: Duration = Duration::from_secs(5);
 /// The longest time that a source stays in a jail's memory; liftings from before it need no telling.
 const LONGEST_WINDOW: SignedDuration = SignedDuration::from_hours(24);
 
+/// What is to be told of policies, with the uid of each.
+type News = HashMap<PolicyKey, (Option<String>, String)>;
+
 /// The loop and what it keeps between rounds.
 pub struct Control {
     state: Arc<State>,
     inventories: Inventories,
     streams: Streams,
-    limits: Limits,
+    budget: Budget,
     /// Told of each change to what exists.
     dirty: Arc<Notify>,
     /// Told when policies or protected networks have changed.
     changed: Vec<Arc<Notify>>,
     protected: Keeper,
-    resolved: BTreeMap<PolicyKey, Resolved>,
+    desired: Desired,
     written: Written,
+    series: PolicySeries,
     was_leading: bool,
 }
 
@@ -71,7 +84,7 @@ impl Control {
         state: Arc<State>,
         inventories: Inventories,
         streams: Streams,
-        limits: Limits,
+        budget: Budget,
         dirty: Arc<Notify>,
         changed: Vec<Arc<Notify>>,
         protected: Keeper,
@@ -80,12 +93,13 @@ impl Control {
             state,
             inventories,
             streams,
-            limits,
+            budget,
             dirty,
             changed,
             protected,
-            resolved: BTreeMap::new(),
+            desired: Desired::default(),
             written: Written::new(Instant::now()),
+            series: PolicySeries::default(),
             was_leading: false,
         }
     }
@@ -123,13 +137,16 @@ impl Control {
             return;
         }
         self.state.ready.store(true, Ordering::Relaxed);
-        let policies = self.inventories.policies();
-        self.judge(&policies, now);
-        self.attach(&policies, now);
+        let objects = self.inventories.policies();
+        self.judge(&objects, now);
+        self.attach(now);
+        self.tidy(now);
         for notify in &self.changed {
             notify.notify_one();
         }
-        self.tell(&policies, now, is_leading).await;
+        if is_leading {
+            self.tell(&objects, now).await;
+        }
     }
 
     /// Reads what is protected, and as the leader writes what was found. Says whether it is known.
@@ -165,102 +182,59 @@ impl Control {
         is_known
     }
 
-    fn judge(&mut self, policies: &[ProbePolicy], now: Timestamp) {
+    /// Takes in the policies, as many as may count.
+    fn judge(&mut self, objects: &[ProbePolicy], now: Timestamp) {
+        let (admitted, refused) = desired::admitted(objects, self.budget.policies);
+        metrics::level(&self.state.metrics.policies_left_out, refused.len());
         let recently = now - LONGEST_WINDOW;
         let lifted: Vec<(Source, Timestamp)> = self.state.history.with(|history| {
             history.lifted_since(recently).map(|(source, at)| (source, at + DELETION_SLACK)).collect()
         });
-        self.state.policies().update(policies, self.limits, &lifted, now);
+        let mut policies = self.state.policies();
+        policies.update(&admitted, self.budget.patterns, &lifted, now);
+        policies.refuse(&refused);
+        policies.share(self.budget.tables);
     }
 
     /// Resolves the targets and brings the streams in line.
-    fn attach(&mut self, objects: &[ProbePolicy], now: Timestamp) {
-        let namespaces: BTreeSet<String> =
-            objects.iter().filter_map(|object| object.metadata.namespace.clone()).collect();
-        self.inventories.follow(&namespaces);
+    fn attach(&mut self, now: Timestamp) {
         let policies = self.state.policies();
-        let mut wanted: HashMap<Container, Vec<Arc<PolicyJail>>> = HashMap::new();
-        self.resolved.clear();
-        for (key, entry) in policies.iter() {
-            let (Some(spec), Some(jail)) = (&entry.spec, &entry.jail) else { continue };
-            let Some(resolved) = self
-                .inventories
-                .with(&key.namespace, |inventory| targets::resolve(&key.namespace, spec, inventory))
-            else {
-                continue;
-            };
-            for container in &resolved.containers {
-                wanted.entry(container.clone()).or_default().push(jail.clone());
-            }
-            self.resolved.insert(key.clone(), resolved);
-        }
+        let namespaces: BTreeSet<String> = policies
+            .iter()
+            .filter(|(_, entry)| entry.jail.is_some())
+            .map(|(key, _)| key.namespace.clone())
+            .collect();
+        self.inventories.follow(&namespaces);
+        self.desired = desired::desired(&policies, self.budget.streams, |namespace, spec| {
+            self.inventories.with(namespace, |inventory| targets::resolve(namespace, spec, inventory))
+        });
         // A stream that starts reads back so far that no hit which still counts is missed.
         let back = SignedDuration::try_from(policies.longest_window()).unwrap_or(LONGEST_WINDOW);
-        self.streams.sync(wanted, now - back, now);
-        let forgotten = self.state.history.with(|history| history.forgotten());
-        metrics::mirror(&self.state.metrics.offences_forgotten, forgotten);
-        for (_, entry) in policies.iter() {
-            if let Some(jail) = &entry.jail {
-                jail.jail().sweep(now);
-                mirror_counters(&self.state.metrics, jail);
-            }
-        }
+        self.streams.sync(&self.desired.streams, now - back, now);
+        metrics::level(&self.state.metrics.streams_left_out, self.desired.left_out);
+    }
+
+    /// Gives memory back that nobody needs, and brings the figures up to date.
+    fn tidy(&mut self, now: Timestamp) {
+        let metrics = &self.state.metrics;
+        metrics::mirror(&metrics.offences_forgotten, self.state.history.with(|history| history.forgotten()));
+        let policies = self.state.policies();
+        let counting = policies.iter().filter_map(|(key, entry)| Some((key, entry.jail.as_ref()?)));
+        let mut bytes = 0;
+        let counters = counting.map(|(key, policy)| {
+            let mut jail = policy.jail();
+            jail.sweep(now);
+            bytes += jail.tracked_bytes();
+            (key, jail.counters().clone())
+        });
+        self.series.mirror(metrics, counters);
+        metrics::level(&metrics.table_bytes, bytes);
+        metrics::level(&metrics.table_budget_bytes, self.budget.tables);
     }
 
     /// Writes the statuses that are due, and tells of each policy that has just become unready.
-    async fn tell(&mut self, objects: &[ProbePolicy], now: Timestamp, is_leading: bool) {
-        if !is_leading {
-            return;
-        }
-        let gaps = self.state.gaps.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut all = Vec::new();
-        let mut news = HashMap::new();
-        {
-            let policies = self.state.policies();
-            let queue = self.state.queue_report();
-            for (key, entry) in policies.iter() {
-                let nothing = Resolved::unknown();
-                let resolved = self.resolved.get(key).unwrap_or(&nothing);
-                let streams: Vec<StreamState> =
-                    resolved.containers.iter().map(|container| self.streams.state(container)).collect();
-                let skews: Vec<Skew> =
-                    resolved.containers.iter().filter_map(|container| self.streams.skew(container)).collect();
-                let reaches: Vec<(&Container, Option<Reach>)> = entry
-                    .jail
-                    .iter()
-                    .flat_map(|jail| {
-                        resolved
-                            .containers
-                            .iter()
-                            .map(|container| (container, self.streams.reach(container, jail)))
-                    })
-                    .collect();
-                let old = objects
-                    .iter()
-                    .find(|object| is_named(object, key))
-                    .and_then(|object| object.status.as_ref())
-                    .map_or(&[][..], |status| &status.conditions);
-                let status = status::status(
-                    &status::Facts {
-                        key,
-                        entry,
-                        resolved,
-                        streams: &streams,
-                        skews: &skews,
-                        reaches: &reaches,
-                        queue: &queue,
-                        gaps: gaps.as_ref(),
-                    },
-                    old,
-                    now,
-                );
-                let said = self.written.last(key).map_or(old, |status| &status.conditions);
-                if let Some(why) = status::unready(said, &status.conditions) {
-                    news.insert(key.clone(), (entry.uid.clone(), format!("not ready: {why}")));
-                }
-                all.push((key.clone(), status));
-            }
-        }
+    async fn tell(&mut self, objects: &[ProbePolicy], now: Timestamp) {
+        let (all, mut news) = self.statuses(objects, now);
         for (key, status) in self.written.due(all, Instant::now()) {
             let written = status::write(&self.state.writer, &key, &status).await;
             if written.is_ok() {
@@ -273,6 +247,68 @@ impl Control {
         }
     }
 
+    /// The status of each policy, and what is to be told of those that have just become unready.
+    fn statuses(
+        &self,
+        objects: &[ProbePolicy],
+        now: Timestamp,
+    ) -> (Vec<(PolicyKey, ProbePolicyStatus)>, News) {
+        let queue = self.state.queue_report();
+        let gaps = self.state.gaps.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let policies = self.state.policies();
+        let (mut all, mut news) = (Vec::new(), News::new());
+        for object in objects {
+            let key = PolicyKey::of(object);
+            let Some(entry) = policies.get(&key) else { continue };
+            let old = object.status.as_ref().map_or(&[][..], |status| &status.conditions);
+            let status = self.status(&key, entry, (&queue, gaps.as_ref()), old, now);
+            let said = self.written.last(&key).map_or(old, |status| &status.conditions);
+            if let Some(why) = status::unready(said, &status.conditions) {
+                news.insert(key.clone(), (entry.uid.clone(), format!("not ready: {why}")));
+            }
+            all.push((key, status));
+        }
+        (all, news)
+    }
+
+    fn status(
+        &self,
+        key: &PolicyKey,
+        entry: &Entry,
+        (queue, gaps): (&Report, Option<&Gaps>),
+        old: &[Condition],
+        now: Timestamp,
+    ) -> ProbePolicyStatus {
+        let nothing = Resolved::unknown();
+        let resolved = self.desired.resolved.get(key).unwrap_or(&nothing);
+        let containers = &resolved.containers;
+        let streams: Vec<StreamState> = containers.iter().map(|container| self.stream(container)).collect();
+        let skews: Vec<Skew> =
+            containers.iter().filter_map(|container| self.streams.skew(container)).collect();
+        let reaches = entry.jail.iter().flat_map(|jail| {
+            containers.iter().map(|container| (container, self.streams.reach(container, jail)))
+        });
+        let facts = status::Facts {
+            key,
+            entry,
+            resolved,
+            streams: &streams,
+            skews: &skews,
+            reaches: &reaches.collect::<Vec<_>>(),
+            queue,
+            gaps,
+        };
+        status::status(&facts, old, now)
+    }
+
+    fn stream(&self, container: &Container) -> StreamState {
+        if self.desired.streams.contains_key(container) {
+            self.streams.state(container)
+        } else {
+            StreamState::LeftOut
+        }
+    }
+
     fn report(&self, what: &'static str, written: Result<(), kube::Error>) {
         if let Err(error) = written
             && !Deposed::is_cause_of(&error)
@@ -280,41 +316,5 @@ impl Control {
             Metrics::count(&self.state.metrics.write_errors, what);
             tracing::warn!(what, error = &error as &dyn std::error::Error, "a status was not written yet");
         }
-    }
-}
-
-fn is_named(object: &ProbePolicy, key: &PolicyKey) -> bool {
-    object.metadata.namespace.as_ref() == Some(&key.namespace)
-        && object.metadata.name.as_ref() == Some(&key.name)
-}
-
-fn mirror_counters(metrics: &Metrics, policy: &PolicyJail) {
-    let label = PolicyLabel { namespace: policy.key.namespace.clone(), policy: policy.key.name.clone() };
-    let counters = policy.jail().counters().clone();
-    let unparsed = RecordError::ALL.map(|reason| (reason.label(), counters.unparsed(reason)));
-    let bounds = [
-        ("client_unknown", counters.unknown_clients),
-        ("excepted", counters.excepted),
-        ("stale", counters.stale),
-        ("shielded", counters.shielded),
-        ("target_cut", counters.cut_targets),
-        ("long_line", counters.long_lines),
-        ("read_by_beginning", counters.beginnings),
-        ("lifting_forgotten", counters.pardons_dropped),
-    ];
-    for (reason, value) in unparsed.into_iter().chain(bounds) {
-        let label = LeftOut { namespace: label.namespace.clone(), policy: label.policy.clone(), reason };
-        metrics::mirror(&metrics.left_out.get_or_create(&label), value);
-    }
-    let hidden = counters.protected_clients + counters.private_clients;
-    for (family, value) in [
-        (&metrics.lines, counters.lines),
-        (&metrics.parsed, counters.parsed),
-        (&metrics.hits, counters.hits),
-        (&metrics.evicted, counters.evicted),
-        (&metrics.infrastructure, hidden),
-        (&metrics.decisions, counters.earned),
-    ] {
-        metrics::mirror(&family.get_or_create(&label), value);
     }
 }

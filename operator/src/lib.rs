@@ -25,6 +25,7 @@ pub mod history;
 pub mod inventory;
 pub mod lease;
 pub mod logging;
+pub mod memory;
 pub mod metrics;
 pub mod policies;
 pub mod protected;

@@ -7,7 +7,8 @@ use ip_sentry_operator::{args::Args, logging, run};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-#[tokio::main]
+// A thread for each processor would take memory with the size of the machine, and detection needs a few.
+#[tokio::main(worker_threads = 4)]
 async fn main() -> ExitCode {
     let args = Args::parse();
     if let Err(error) = logging::start(&args.log, args.log_format) {

@@ -162,26 +162,8 @@ impl Default for Metrics {
 impl Metrics {
     /// Gives each its name and says what it counts.
     fn register(&mut self) {
+        self.register_by_policy();
         let registry = &mut self.registry;
-        registry.register("log_lines", "Lines read, by policy", self.lines.clone());
-        registry.register("log_lines_parsed", "Lines that had the policy's format", self.parsed.clone());
-        registry.register("hits", "Requests that matched and counted", self.hits.clone());
-        registry.register(
-            "sources_evicted",
-            "Sources forgotten because too many were followed",
-            self.evicted.clone(),
-        );
-        registry.register(
-            "jail_left_out",
-            "Lines and hits that did not count, and what a bound cut off, by reason",
-            self.left_out.clone(),
-        );
-        registry.register(
-            "infrastructure_lines",
-            "Lines whose client was a node, a private address or a protected network",
-            self.infrastructure.clone(),
-        );
-        registry.register("decisions", "Sources that earned a ban", self.decisions.clone());
         registry.register(
             "decisions_dropped",
             "Decisions that became no ban, by reason",
@@ -276,6 +258,29 @@ impl Metrics {
             "Events left out, so as not to flood",
             self.events_suppressed.clone(),
         );
+    }
+
+    fn register_by_policy(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("log_lines", "Lines read, by policy", self.lines.clone());
+        registry.register("log_lines_parsed", "Lines that had the policy's format", self.parsed.clone());
+        registry.register("hits", "Requests that matched and counted", self.hits.clone());
+        registry.register(
+            "sources_evicted",
+            "Sources forgotten because too many were followed",
+            self.evicted.clone(),
+        );
+        registry.register(
+            "jail_left_out",
+            "Lines and hits that did not count, and what a bound cut off, by reason",
+            self.left_out.clone(),
+        );
+        registry.register(
+            "infrastructure_lines",
+            "Lines whose client was a node, a private address or a protected network",
+            self.infrastructure.clone(),
+        );
+        registry.register("decisions", "Sources that earned a ban", self.decisions.clone());
     }
 
     /// Every family with a series for each policy: they go when the policy does.

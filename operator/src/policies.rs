@@ -6,10 +6,10 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
+    fmt::{self, Display},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -17,6 +17,7 @@ use std::{
 use ip_sentry_core::{
     detect::{
         decision::{Decision, Verdict},
+        forgiven::Pardons,
         jail::{Jail, Limits},
         trail::Trail,
     },
@@ -26,7 +27,7 @@ use ip_sentry_core::{
 use ip_sentry_crd::{
     ProbePolicy,
     condition::Finding,
-    convert::{self, ConvertError},
+    convert,
     probe_policy::{LastBan, Mode, ProbePolicySpec},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -35,11 +36,18 @@ use kube::ResourceExt as _;
 
 use crate::{
     bans::Ban,
-    logging,
+    logging, memory,
     recent::{Recent, Tally},
 };
 
 pub use crate::events::PolicyKey;
+
+/// What a jail may take until [`Policies::share`] says more, which is before it sees its first line.
+const FIRST: Limits = Limits { source_bytes: 64 << 10, samples: 64, forgiven: FORGIVEN };
+/// How many bans lifted by hand are remembered for all policies together: more than there may be bans.
+const FORGIVEN: usize = 1 << 16;
+/// What a table may grow by until the next round without asking.
+const GROWTH: usize = 64 << 10;
 
 /// How long it is told that a banned source was seen.
 const TOLD_FOR: SignedDuration = SignedDuration::from_mins(10);
@@ -57,6 +65,8 @@ pub struct PolicyJail {
     recent: Mutex<Recent>,
     last_ban: Mutex<Option<LastBan>>,
     seen_banned: Mutex<Option<SeenBanned>>,
+    /// Sources that were evicted when memory was last shared.
+    evicted: AtomicU64,
 }
 
 impl fmt::Debug for PolicyJail {
@@ -147,6 +157,16 @@ impl PolicyJail {
         lock(&self.jail)
     }
 
+    /// How much memory it wants for its tables: half as much again as it has, or all there is when it had to evict.
+    fn wants(&self) -> usize {
+        let (taken, evicted) = {
+            let jail = self.jail();
+            (jail.tracked_bytes(), jail.counters().evicted)
+        };
+        let is_full = self.evicted.swap(evicted, Ordering::Relaxed) != evicted;
+        if is_full { usize::MAX } else { taken + taken / 2 + GROWTH }
+    }
+
     /// What came lately, for conditions that speak of now.
     #[must_use]
     pub fn recent(&self) -> Tally {
@@ -183,36 +203,103 @@ pub struct Entry {
     pub generation: Option<i64>,
     /// The object's identity.
     pub uid: Option<String>,
+    /// What the compiled patterns of the accepted version take, in bytes.
+    pattern_bytes: usize,
+    /// Why it is judged again though it has not changed.
+    pending: Option<Pending>,
+}
+
+/// What keeps a policy from being judged for good.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Pending {
+    /// There are too many policies.
+    TooMany,
+    /// Its patterns need so many bytes, and there is not enough left.
+    Room(usize),
 }
 
 /// Every policy.
 #[derive(Default)]
 pub struct Policies {
     entries: BTreeMap<PolicyKey, Entry>,
+    pardons: Pardons,
 }
 
 impl Policies {
-    /// Takes in the policies as they are now. `lifted` are the sources whose lines up to a time count no more,
-    /// for jails that are new.
+    /// Takes in the policies as they are now, of which all together may take `most_bytes` with compiled patterns.
+    /// `lifted` are the sources whose lines up to a time count no more, for jails that are new.
     pub fn update(
         &mut self,
-        objects: &[ProbePolicy],
-        limits: Limits,
+        objects: &[&ProbePolicy],
+        most_bytes: usize,
         lifted: &[(Source, Timestamp)],
         now: Timestamp,
     ) {
         let keys: BTreeMap<PolicyKey, &ProbePolicy> =
-            objects.iter().map(|object| (key_of(object), object)).collect();
+            objects.iter().map(|&object| (PolicyKey::of(object), object)).collect();
         self.entries.retain(|key, entry| keys.get(key).is_some_and(|object| object.uid() == entry.uid));
-        for (key, object) in keys {
-            let is_judged =
-                self.entries.get(&key).is_some_and(|entry| entry.generation == object.metadata.generation);
+        for object in objects {
+            let key = PolicyKey::of(object);
+            let before = self.entries.get(&key);
+            let others = self.pattern_bytes() - before.map_or(0, |entry| entry.pattern_bytes);
+            let room = most_bytes.saturating_sub(others);
+            let is_judged = before.is_some_and(|entry| {
+                let is_settled = match entry.pending {
+                    None => true,
+                    Some(Pending::TooMany) => false,
+                    Some(Pending::Room(needed)) => needed > room,
+                };
+                is_settled && entry.generation == object.metadata.generation
+            });
             if !is_judged {
                 let before = self.entries.remove(&key);
-                let entry = judge(&key, object, before, limits, lifted, now);
+                let entry = judge(&key, object, before, room, (lifted, &self.pardons), now);
                 self.entries.insert(key, entry);
             }
         }
+    }
+
+    /// Takes in policies that are too many: they don't count.
+    pub fn refuse(&mut self, objects: &[&ProbePolicy]) {
+        for object in objects {
+            let message = "nothing is counted and nobody is banned: there are more policies than the operator may \
+                           have; remove some, or raise the operator's memory limit";
+            let accepted = Finding::no("Accepted", "TooManyPolicies", message);
+            let entry = Entry { pending: Some(Pending::TooMany), ..Entry::refused(object, accepted) };
+            self.entries.insert(PolicyKey::of(object), entry);
+        }
+    }
+
+    /// Shares `total` bytes for tables among the policies by what they need at present; a table that gets less than it
+    /// takes gives the rest back at once.
+    pub fn share(&self, total: usize) {
+        let jails: Vec<&Arc<PolicyJail>> =
+            self.entries.values().filter_map(|entry| entry.jail.as_ref()).collect();
+        let wants: Vec<usize> = jails.iter().map(|jail| jail.wants()).collect();
+        let within = |bytes| Limits { forgiven: FORGIVEN, ..Limits::within(bytes) };
+        let mut shares: Vec<(&Arc<PolicyJail>, Limits)> =
+            jails.into_iter().zip(memory::divide(total, &wants).into_iter().map(within)).collect();
+        // Those that give back first, so that all together never have more.
+        shares.sort_by_key(|(jail, limits)| limits.source_bytes > jail.jail().limits().source_bytes);
+        for (jail, limits) in shares {
+            jail.jail().limit(limits);
+        }
+    }
+
+    fn pattern_bytes(&self) -> usize {
+        self.entries.values().map(|entry| entry.pattern_bytes).sum()
+    }
+
+    /// The policy of that name.
+    #[must_use]
+    pub fn get(&self, key: &PolicyKey) -> Option<&Entry> {
+        self.entries.get(key)
+    }
+
+    /// Whether there is a policy of that name.
+    #[must_use]
+    pub fn contains(&self, key: &PolicyKey) -> bool {
+        self.entries.contains_key(key)
     }
 
     /// Every policy, in order.
@@ -259,16 +346,38 @@ impl Policies {
     }
 }
 
-fn key_of(object: &ProbePolicy) -> PolicyKey {
-    PolicyKey { namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
+impl PolicyKey {
+    /// The key of an object.
+    #[must_use]
+    pub fn of(object: &ProbePolicy) -> Self {
+        Self { namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
+    }
+}
+
+impl Entry {
+    /// A policy of which no version was accepted.
+    fn refused(object: &ProbePolicy, accepted: Finding) -> Self {
+        Self {
+            jail: None,
+            spec: None,
+            exempt: Networks::default(),
+            window: Duration::ZERO,
+            kept_since: None,
+            accepted,
+            generation: object.metadata.generation,
+            uid: object.uid(),
+            pattern_bytes: 0,
+            pending: None,
+        }
+    }
 }
 
 fn judge(
     key: &PolicyKey,
     object: &ProbePolicy,
     before: Option<Entry>,
-    limits: Limits,
-    lifted: &[(Source, Timestamp)],
+    room: usize,
+    (lifted, pardons): (&[(Source, Timestamp)], &Pardons),
     now: Timestamp,
 ) -> Entry {
     let spec = &object.spec;
@@ -276,8 +385,19 @@ fn judge(
         convert::policy(spec).and_then(|policy| Ok((policy, convert::window(spec)?, convert::exempt(spec)?)));
     let (policy, window, exempt) = match judged {
         Ok(judged) => judged,
-        Err(error) => return refuse(object, before, &error),
+        Err(error) => return refuse(object, before, "Invalid", &error),
     };
+    let pattern_bytes = policy.compiled_bytes();
+    if pattern_bytes > room {
+        let message = format!(
+            "the compiled patterns take {pattern_bytes} bytes, and all policies together have {room} left for them: use \
+             fewer or simpler ones, or raise the operator's memory limit"
+        );
+        return Entry {
+            pending: Some(Pending::Room(pattern_bytes)),
+            ..refuse(object, before, "TooManyPatterns", &message)
+        };
+    }
     let enforces = spec.mode == Mode::Enforce;
     let kept_since = before.as_ref().filter(|entry| entry.jail.is_some()).and_then(|entry| {
         let forgotten = now.saturating_sub(entry.window).unwrap_or(Timestamp::MIN);
@@ -288,7 +408,7 @@ fn judge(
         jail.enforces.store(enforces, Ordering::Relaxed);
         jail
     } else {
-        let mut jail = Jail::new(policy, limits);
+        let mut jail = Jail::sharing(policy, FIRST, pardons.clone());
         for &(source, until) in lifted {
             jail.forgive(source, until);
         }
@@ -301,6 +421,7 @@ fn judge(
             recent: Recent::new(Instant::now()).into(),
             last_ban: Mutex::default(),
             seen_banned: Mutex::default(),
+            evicted: AtomicU64::default(),
         })
     };
     let message = if enforces { "in force" } else { "in force; mode Shadow: nobody is banned" };
@@ -313,29 +434,22 @@ fn judge(
         accepted: Finding::yes("Accepted", "Accepted", message),
         generation: object.metadata.generation,
         uid: object.uid(),
+        pattern_bytes,
+        pending: None,
     }
 }
 
 /// The policy as it stands can't be used; what was accepted before goes on.
-fn refuse(object: &ProbePolicy, before: Option<Entry>, error: &ConvertError) -> Entry {
+fn refuse(object: &ProbePolicy, before: Option<Entry>, reason: &'static str, error: &impl Display) -> Entry {
     let in_force = match before.as_ref().filter(|entry| entry.jail.is_some()) {
         Some(_) => "; the version that was accepted before stays in force until the operator restarts",
         None => "; nothing is counted and nobody is banned",
     };
-    let accepted = Finding::no("Accepted", "Invalid", format!("{error}{in_force}"));
+    let accepted = Finding::no("Accepted", reason, format!("{error}{in_force}"));
     let generation = object.metadata.generation;
     match before {
-        Some(entry) => Entry { accepted, generation, ..entry },
-        None => Entry {
-            jail: None,
-            spec: None,
-            exempt: Networks::default(),
-            window: Duration::ZERO,
-            kept_since: None,
-            accepted,
-            generation,
-            uid: object.uid(),
-        },
+        Some(entry) => Entry { accepted, generation, pending: None, ..entry },
+        None => Entry::refused(object, accepted),
     }
 }
 
@@ -350,125 +464,11 @@ impl PolicyJail {
         }))
         .unwrap();
         let mut policies = Policies::default();
-        policies.update(&[object], Limits::default(), &[], Timestamp::UNIX_EPOCH);
+        policies.update(&[&object], usize::MAX, &[], Timestamp::UNIX_EPOCH);
         let key = PolicyKey { namespace: namespace.into(), name: name.into() };
         policies.entries[&key].jail.clone().unwrap()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn object(generation: i64, patterns: &[&str]) -> ProbePolicy {
-        serde_json::from_value(json!({
-            "apiVersion": "ipsentry.dev/v1alpha1", "kind": "ProbePolicy",
-            "metadata": {"name": "gw", "namespace": "web", "uid": "u", "generation": generation},
-            "spec": {"podSelector": {}, "match": {"patterns": patterns}, "threshold": 2, "uniquePatternThreshold": 0},
-        }))
-        .unwrap()
-    }
-
-    fn line(path: &str) -> Vec<u8> {
-        format!(r#"203.0.113.7 - - [22/Nov/2026:10:00:00 +0000] "GET {path} HTTP/1.1" 404 0 "-" "-""#)
-            .into_bytes()
-    }
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
-
-    fn update(policies: &mut Policies, object: ProbePolicy) {
-        policies.update(&[object], Limits::default(), &[], at(0));
-    }
-
-    #[test]
-    fn a_bad_change_is_refused_and_the_last_good_version_goes_on() {
-        let mut policies = Policies::default();
-        update(&mut policies, object(1, &["^/admin"]));
-        let jail = policies.iter().next().unwrap().1.jail.clone().unwrap();
-        assert!(jail.observe(&mut Trail::stamped(), at(1), &line("/admin"), &Networks::default()).is_none());
-        update(&mut policies, object(2, &["("]));
-        let (_, entry) = policies.iter().next().unwrap();
-        assert_eq!(entry.accepted.status, Some(false));
-        assert!(entry.accepted.message.contains("stays in force until the operator restarts"));
-        assert_eq!(entry.generation, Some(2));
-        assert!(matches!(
-            jail.observe(&mut Trail::stamped(), at(2), &line("/admin"), &Networks::default()),
-            Some(Outcome::Earned(_))
-        ));
-    }
-
-    #[test]
-    fn a_new_policy_that_is_bad_counts_nothing_and_says_so() {
-        let mut policies = Policies::default();
-        update(&mut policies, object(1, &["("]));
-        let (_, entry) = policies.iter().next().unwrap();
-        assert!(entry.jail.is_none());
-        assert!(entry.accepted.message.contains("spec.match.patterns[0]"), "{}", entry.accepted.message);
-        assert!(entry.accepted.message.contains("nobody is banned"));
-    }
-
-    #[test]
-    fn a_good_change_keeps_the_counts() {
-        let mut policies = Policies::default();
-        update(&mut policies, object(1, &["^/admin"]));
-        let jail = policies.iter().next().unwrap().1.jail.clone().unwrap();
-        assert!(jail.observe(&mut Trail::stamped(), at(1), &line("/admin"), &Networks::default()).is_none());
-        update(&mut policies, object(2, &["^/admin", "^/other"]));
-        assert!(matches!(
-            jail.observe(&mut Trail::stamped(), at(2), &line("/other"), &Networks::default()),
-            Some(Outcome::Earned(_))
-        ));
-    }
-
-    #[test]
-    fn a_longer_window_is_known_to_lack_what_was_older_than_the_former() {
-        let windowed = |generation, window: &str| {
-            let mut object = object(generation, &["^/admin"]);
-            object.spec.window = window.to_owned();
-            object
-        };
-        let mut policies = Policies::default();
-        for (generation, window, now, expect) in [
-            (1, "2m", 0, None),
-            (2, "1m", 500, None),
-            (3, "1h", 1_000, Some(940)),
-            (4, "30m", 1_500, Some(940)),
-        ] {
-            policies.update(&[windowed(generation, window)], Limits::default(), &[], at(now));
-            let kept_since = policies.iter().next().unwrap().1.kept_since;
-            assert_eq!(kept_since, expect.map(at), "window {window} at {now}");
-        }
-    }
-
-    #[test]
-    fn a_policy_made_again_under_its_name_starts_anew() {
-        let mut policies = Policies::default();
-        update(&mut policies, object(1, &["^/admin"]));
-        let first = policies.iter().next().unwrap().1.jail.clone().unwrap();
-        let mut again = object(1, &["^/admin"]);
-        again.metadata.uid = Some("other".into());
-        update(&mut policies, again);
-        let second = policies.iter().next().unwrap().1.jail.clone().unwrap();
-        assert!(!Arc::ptr_eq(&first, &second));
-    }
-
-    #[test]
-    fn lines_from_before_a_lifting_count_in_no_jail_not_in_a_new_one_either() {
-        let source: Source = "203.0.113.7/32".parse().unwrap();
-        let mut policies = Policies::default();
-        policies.update(&[object(1, &["^/admin"])], Limits::default(), &[(source, at(10))], at(0));
-        let jail = policies.iter().next().unwrap().1.jail.clone().unwrap();
-        for second in [8, 9, 10, 11] {
-            assert!(
-                jail.observe(&mut Trail::stamped(), at(second), &line("/admin"), &Networks::default())
-                    .is_none(),
-                "{second}"
-            );
-        }
-        assert!(jail.observe(&mut Trail::stamped(), at(12), &line("/admin"), &Networks::default()).is_some());
-    }
-}
+mod tests;

@@ -1,9 +1,9 @@
 //! Which part feeds which, and in what order they end.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use anyhow::Context as _;
-use ip_sentry_core::{detect::jail::Limits, networks::Networks};
+use ip_sentry_core::networks::Networks;
 use tokio::{
     net::TcpListener,
     sync::{Notify, mpsc, watch},
@@ -26,6 +26,7 @@ use crate::{
     history::store::HistoryStore,
     inventory::Inventories,
     lease::{Election, Timing, holder_id},
+    memory::{self, Budget},
     metrics::Metrics,
     policies::Policies,
     protected::keeper::Keeper,
@@ -52,6 +53,9 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
     let leadership = election.leadership();
     let writer = client::connect_writer(&config, reader.clone(), &leadership)?;
     let metrics = Arc::new(Metrics::default());
+    let limit = memory::limit(Path::new("/sys/fs/cgroup"), args.memory_limit_mib.map(|mib| mib << 20));
+    let budget = Budget::of(limit);
+    tracing::info!(limit, ?budget, "memory");
 
     // `dirty` wakes the control loop, which wakes the other two.
     let (dirty, for_banning, for_expiry) =
@@ -77,21 +81,21 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
         ready: false.into(),
     });
     let inventories = Inventories::start(&reader, &dirty, &metrics, &shutdown);
-    let streams = Streams::new(reader.clone(), protected, decide, metrics.clone(), shutdown.clone());
-    let limits = Limits { source_bytes: args.source_memory_mib << 20, ..Limits::default() };
+    let streams =
+        Streams::new(reader.clone(), protected, decide, budget.read_backs, metrics.clone(), shutdown.clone());
 
     // Writers end first, then the election, so that a write under way is never cut off by its own lease.
     let mut tasks = JoinSet::new();
     tokio::spawn(ban_watch::run(reader, state.clone(), dirty.clone(), shutdown.clone()));
     let changed = vec![for_banning.clone(), for_expiry.clone()];
     let keeper = Keeper::new(&args.namespace, announce_protected);
-    let control = Control::new(state.clone(), inventories, streams, limits, dirty.clone(), changed, keeper);
+    let control = Control::new(state.clone(), inventories, streams, budget, dirty.clone(), changed, keeper);
     tasks.spawn(control.run(shutdown.clone()));
     tasks.spawn(Banning::new(state.clone(), for_banning).run(decided, shutdown.clone()));
     tasks.spawn(Expiry::new(state.clone(), for_expiry).run(shutdown.clone()));
     tasks.spawn(heartbeats::run(state.clone(), shutdown.clone()));
 
-    tokio::spawn(serve(listener, state.clone(), shutdown.clone()));
+    tokio::spawn(admin::serve(listener, state.clone(), shutdown.clone()));
 
     let end_election = CancellationToken::new();
     let elected = tokio::spawn(election.run(end_election.clone()));
@@ -102,11 +106,4 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
     elected.await.context("the election ended badly")?.context("the lease can't be watched over")?;
     tracing::info!("stopped");
     Ok(())
-}
-
-async fn serve(listener: TcpListener, state: Arc<State>, shutdown: CancellationToken) {
-    if let Err(error) = admin::serve(listener, state, shutdown.clone()).await {
-        tracing::error!(%error, "metrics and probes can't be served");
-        shutdown.cancel();
-    }
 }

@@ -97,6 +97,7 @@ fn streaming(streams: &[StreamState]) -> Finding {
     const KIND: &str = "LogsStreaming";
     let open = streams.iter().filter(|state| **state == StreamState::Open).count();
     let total = streams.len();
+    let left_out = streams.iter().filter(|state| **state == StreamState::LeftOut).count();
     let failed = streams.iter().find_map(|state| match state {
         StreamState::Failed(what, message) => Some((*what, message)),
         _ => None,
@@ -114,6 +115,14 @@ fn streaming(streams: &[StreamState]) -> Finding {
             KIND,
             reason(what),
             format!("{open} of {total} logs are read; tried again: {message}"),
+        ),
+        None if left_out > 0 => Finding::no(
+            KIND,
+            "TooManyLogs",
+            format!(
+                "{left_out} of {total} logs are not read: all policies together select more than the operator may read; \
+                 select fewer pods, or raise the operator's memory limit"
+            ),
         ),
         None if open < total => {
             Finding::unknown(KIND, "Opening", format!("{open} of {total} logs are read so far"))
@@ -347,6 +356,7 @@ mod tests {
             (streaming(&[]),                                           Some(false), "NoContainers",   "ResolvedRefs"),
             (streaming(&[StreamState::Open]),                          Some(true),  "Streaming",      "1 logs"),
             (streaming(&[StreamState::Open, StreamState::Opening]),    None,        "Opening",        "1 of 2"),
+            (streaming(&[StreamState::Open, StreamState::LeftOut]),    Some(false), "TooManyLogs",    "1 of 2 logs are not read"),
             (streaming(&[forbidden]),                                  Some(false), "Forbidden",      "components/log-access"),
             (streaming(&[StreamState::Open, missing]),                 Some(false), "ContainerMissing", "no container nginx"),
             (client_ip_preserved(lately(9, 9, 9), &cluster),        None,        "TooFewLines",    ""),

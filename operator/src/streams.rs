@@ -216,8 +216,11 @@ impl Streams {
     }
 
     fn start(&mut self, container: Container, jails: &[Arc<PolicyJail>], since: Timestamp) {
-        let follower =
-            |jail: &Arc<PolicyJail>| Follower { jail: jail.clone(), joined: None, trail: Trail::stamped().into() };
+        let follower = |jail: &Arc<PolicyJail>| Follower {
+            jail: jail.clone(),
+            joined: None,
+            trail: Trail::stamped().into(),
+        };
         let followers = jails.iter().map(follower).collect();
         let running = Running {
             followers: Arc::new(RwLock::new(followers)),

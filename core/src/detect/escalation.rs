@@ -89,6 +89,8 @@ impl PastBans {
     /// One ended, or will. Told twice it is one.
     pub fn end(&mut self, at: Timestamp) {
         if let Err(place) = self.0.binary_search(&at) {
+            // Most sources have few, and there are many sources: no room is taken ahead.
+            self.0.reserve_exact(1);
             self.0.insert(place, at);
         }
         if self.0.len() > REMEMBERED_ENDS {

@@ -3,15 +3,31 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use jiff::Timestamp;
 
 use crate::net::Network;
 
+/// What is forgiven, for all jails that share it: a ban that was lifted was lifted for all of them, and remembering it
+/// takes memory once.
+#[derive(Clone, Debug, Default)]
+pub struct Pardons(Arc<RwLock<Forgiven>>);
+
+impl Pardons {
+    pub(super) fn add(&self, network: Network, until: Timestamp, max: usize) -> bool {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).add(network, until, max)
+    }
+
+    pub(super) fn until(&self, client: IpAddr) -> Option<Timestamp> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).until(client)
+    }
+}
+
 /// Until when each network is forgiven.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Forgiven {
+struct Forgiven {
     until: BTreeMap<Network, Timestamp>,
     by_time: BTreeSet<(Timestamp, Network)>,
     /// The prefix lengths that occur, by family: a look-up asks for each.
@@ -21,7 +37,7 @@ pub(super) struct Forgiven {
 impl Forgiven {
     /// Forgives what was logged at or before `until`; the later of two counts. Of more than `max` the one that was
     /// forgiven longest ago goes, and the answer is whether one went.
-    pub(super) fn add(&mut self, network: Network, until: Timestamp, max: usize) -> bool {
+    fn add(&mut self, network: Network, until: Timestamp, max: usize) -> bool {
         let known = self.until.entry(network).or_insert(until);
         self.by_time.remove(&(*known, network));
         *known = until.max(*known);
@@ -35,7 +51,7 @@ impl Forgiven {
     }
 
     /// Until when what this client did is forgiven.
-    pub(super) fn until(&self, client: IpAddr) -> Option<Timestamp> {
+    fn until(&self, client: IpAddr) -> Option<Timestamp> {
         self.prefixes
             .iter()
             .filter(|&&(is_ipv4, _)| is_ipv4 == client.is_ipv4())

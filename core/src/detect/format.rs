@@ -129,6 +129,14 @@ impl Format {
         self.wants_headers = wants_headers;
     }
 
+    /// What it takes compiled, with what searches may cache, in bytes.
+    pub(super) fn memory_usage(&self) -> usize {
+        match &self.parser {
+            Parser::Regex(regex) => regex.memory_usage(),
+            Parser::Preset(_) | Parser::Json(_) => 0,
+        }
+    }
+
     /// Which parts of a request its records may have.
     pub(super) fn fields(&self) -> Fields {
         self.fields

@@ -8,10 +8,11 @@ use jiff::Timestamp;
 use super::{
     counters::Counters,
     decision::Verdict,
+    forgiven::Pardons,
     format::Format,
     policy::Policy,
     record::RecordError,
-    samples::printable,
+    samples::{self, printable},
     shape::shape,
     tally::Tally,
     trail::{PIECE_BYTES, Trail},
@@ -24,13 +25,29 @@ pub struct Limits {
     /// What tracked sources may take, in bytes: 98 for each that has one or two hits, more with more. When they take
     /// more the least suspicious are forgotten. Default 16 MiB, 170,000 sources.
     pub source_bytes: usize,
-    /// How many bans lifted by hand are remembered. Default 10,000.
+    /// How many of the latest hits are remembered in words, to be shown as evidence. Default and most 4,096; each takes
+    /// up to 304 bytes.
+    pub samples: usize,
+    /// How many bans lifted by hand are remembered, by all jails that share them together. Default 10,000.
     pub forgiven: usize,
+}
+
+impl Limits {
+    /// What a jail may remember that is alone.
+    pub const DEFAULT: Self = Self { source_bytes: 16 << 20, samples: samples::MOST, forgiven: 10_000 };
+
+    /// Limits for a jail whose sources and samples may take so many bytes together: an eighth, or what the most take,
+    /// is for samples.
+    #[must_use]
+    pub fn within(bytes: usize) -> Self {
+        let samples = (bytes / 8 / samples::SAMPLE_BYTES).min(samples::MOST);
+        Self { source_bytes: bytes - samples * samples::SAMPLE_BYTES, samples, ..Self::DEFAULT }
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { source_bytes: 16 << 20, forgiven: 10_000 }
+        Self::DEFAULT
     }
 }
 
@@ -47,7 +64,27 @@ impl Jail {
     /// A jail that has seen nothing yet.
     #[must_use]
     pub fn new(policy: Policy, limits: Limits) -> Self {
-        Self { format: policy.format, tally: Tally::new(policy.rules, limits), trail: Trail::default() }
+        Self::sharing(policy, limits, Pardons::default())
+    }
+
+    /// A jail that has seen nothing yet, and forgives whom others forgive.
+    #[must_use]
+    pub fn sharing(policy: Policy, limits: Limits, pardons: Pardons) -> Self {
+        let tally = Tally::new(policy.rules, limits, pardons);
+        Self { format: policy.format, tally, trail: Trail::default() }
+    }
+
+    /// How much it may remember.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.tally.limits
+    }
+
+    /// Sets how much it may remember from now on. What is too much is forgotten at once, and its memory given back.
+    pub fn limit(&mut self, limits: Limits) {
+        self.tally.limits = limits;
+        self.tally.samples.limit(limits.samples);
+        self.tally.counters.evicted += self.tally.sources.shrink(limits.source_bytes);
     }
 
     /// Goes on with another version of the policy.
@@ -135,7 +172,7 @@ impl Jail {
     /// A ban was lifted by hand: what was logged at or before `until` never counts against this source again.
     pub fn forgive(&mut self, source: Source, until: Timestamp) {
         let network = source.network();
-        if self.tally.forgiven.add(network, until, self.tally.limits.forgiven) {
+        if self.tally.pardons.add(network, until, self.tally.limits.forgiven) {
             self.tally.counters.pardons_dropped += 1;
         }
         // Of a network as narrow as a source, or narrower, only one source can have hits. Those of a wider one drop

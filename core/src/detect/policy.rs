@@ -248,6 +248,14 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// What format and patterns take when they are compiled, in bytes, with what searches may cache.
+    #[must_use]
+    pub fn compiled_bytes(&self) -> usize {
+        let Rules { paths, narrowing, except, .. } = &self.rules;
+        self.format.memory_usage()
+            + 2 * (paths.memory_usage() + narrowing.memory_usage() + except.memory_usage())
+    }
+
     /// When a line says that it was logged; none where it doesn't, or is no request.
     ///
     /// For putting the lines of several logs in order. A log that is also counted or explained needs a copy of the

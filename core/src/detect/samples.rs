@@ -2,17 +2,41 @@
 
 use super::{decision::MAX_TEXT_CHARS, record::Record, target};
 
-/// How many are kept; at [`MAX_TEXT_CHARS`] bytes each that is 1 MiB at most.
-const KEPT: usize = 4096;
+/// How many are kept at most.
+pub(super) const MOST: usize = 4096;
+
+/// What one takes at most: its text, where that is, and what the allocator takes for itself.
+pub(super) const SAMPLE_BYTES: usize = MAX_TEXT_CHARS + size_of::<Vec<u8>>() + 24;
 
 /// A ring of requests, numbered as they come.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Samples {
+    /// As long as samples are kept; the one of a number is at the number modulo that.
     ring: Vec<Vec<u8>>,
     next: u32,
 }
 
 impl Samples {
+    /// Keeps the last `kept`.
+    pub(super) fn new(kept: usize) -> Self {
+        Self { ring: vec![Vec::new(); kept.clamp(1, MOST)], next: 0 }
+    }
+
+    /// Keeps the last `kept` from now on.
+    pub(super) fn limit(&mut self, kept: usize) {
+        let kept = kept.clamp(1, MOST);
+        if kept == self.ring.len() {
+            return;
+        }
+        let mut ring = vec![Vec::new(); kept];
+        for age in 1..=kept.min(self.ring.len()) {
+            let number = self.next.wrapping_sub(u32::try_from(age).unwrap_or(u32::MAX)) as usize;
+            let old = number % self.ring.len();
+            ring[number % kept] = std::mem::take(&mut self.ring[old]);
+        }
+        self.ring = ring;
+    }
+
     /// Keeps a request without its query; the number to ask for it with.
     ///
     /// Samples are published, and a policy may be pointed at any log: only what has the look of a method, of a path and
@@ -20,15 +44,12 @@ impl Samples {
     pub(super) fn keep(&mut self, record: &Record<'_>) -> u32 {
         let number = self.next;
         self.next = self.next.wrapping_add(1);
-        let slot = number as usize % KEPT;
-        if self.ring.len() <= slot {
-            self.ring.push(Vec::new());
-        }
+        let slot = number as usize % self.ring.len();
         let sample = &mut self.ring[slot];
         sample.clear();
         let (path, _query) = target::split(record.target);
         let length = record.method.len() + path.len() + record.status.len() + 2;
-        sample.reserve(length.min(MAX_TEXT_CHARS));
+        sample.reserve_exact(length.min(MAX_TEXT_CHARS));
         let parts = [
             is_method(record.method).then_some(record.method),
             path.starts_with(b"/").then_some(path),
@@ -48,7 +69,8 @@ impl Samples {
     /// A request that is still kept, fit to be shown; `None` also where nothing of it may be.
     pub(super) fn get(&self, number: u32) -> Option<String> {
         let age = self.next.wrapping_sub(number) as usize;
-        let kept = (1..=KEPT).contains(&age).then(|| &self.ring[number as usize % KEPT])?;
+        let slots = self.ring.len();
+        let kept = (1..=slots).contains(&age).then(|| &self.ring[number as usize % slots])?;
         (!kept.is_empty()).then(|| printable(kept))
     }
 }
@@ -100,26 +122,47 @@ mod tests {
             ([b"GET", b"/\x1b[31m\"'`\xff\\x22", b"404"], r"GET /\x1B[31m\x22\x27\x60\xFF\x22 404"),
         ];
         for ([method, target, status], expect) in table {
-            let mut samples = Samples::default();
+            let mut samples = Samples::new(MOST);
             let number = samples.keep(&record(method, target, status));
             assert_eq!(samples.get(number).as_deref(), Some(*expect));
         }
-        let mut samples = Samples::default();
+        let mut samples = Samples::new(MOST);
         let number = samples.keep(&record(b"", b"xyz?/a", b"200 x"));
         assert_eq!(samples.get(number), None);
     }
 
     #[test]
     fn a_sample_is_short_and_is_forgotten_in_time() {
-        let mut samples = Samples::default();
+        let mut samples = Samples::new(MOST);
         let first = samples.keep(&record(b"GET", &[&b"/aaa"[..], &b"\0".repeat(9000)].concat(), b"404"));
         assert_eq!(samples.get(first).unwrap().len(), MAX_TEXT_CHARS);
-        for _ in 1..KEPT {
+        for _ in 1..MOST {
             samples.keep(&record(b"GET", b"/", b"404"));
         }
         assert!(samples.get(first).is_some());
         samples.keep(&record(b"GET", b"/", b"404"));
         assert_eq!(samples.get(first), None);
-        assert_eq!(samples.ring.len(), KEPT);
+        assert_eq!(samples.ring.len(), MOST);
+    }
+
+    #[test]
+    fn a_new_limit_keeps_the_latest_and_their_numbers() {
+        for kept in [1, 3, 10, 100, 5_000] {
+            let mut samples = Samples::new(10);
+            let numbers: Vec<u32> = (0..25)
+                .map(|number| samples.keep(&record(b"GET", format!("/{number}").as_bytes(), b"404")))
+                .collect();
+            samples.limit(kept);
+            for (age, &number) in numbers.iter().rev().enumerate() {
+                let expect = (age < kept.min(10)).then(|| format!("GET /{number} 404"));
+                assert_eq!(
+                    samples.get(number).filter(|sample| !sample.is_empty()),
+                    expect,
+                    "{age} of {kept}"
+                );
+            }
+            let next = samples.keep(&record(b"GET", b"/next", b"404"));
+            assert_eq!(samples.get(next).as_deref(), Some("GET /next 404"), "{kept}");
+        }
     }
 }

@@ -63,13 +63,27 @@ impl Sources {
         if entry.hits.len() == 0 {
             self.remove(place);
         }
+        (result, self.evict(max_bytes))
+    }
+
+    /// Evicts until `max_bytes` are enough, and gives back what that leaves empty; how many sources that took.
+    pub(super) fn shrink(&mut self, max_bytes: usize) -> u64 {
+        let evicted = self.evict(max_bytes);
+        // An index that grows by itself is never emptier.
+        if self.entries.len() < self.index.capacity() / 2 {
+            self.rebuild();
+        }
+        evicted
+    }
+
+    fn evict(&mut self, max_bytes: usize) -> u64 {
         let mut evicted = 0;
         while self.bytes() > max_bytes && self.entries.len() > 1 {
             let least = self.least_suspicious();
             self.remove(least);
             evicted += 1;
         }
-        (result, evicted)
+        evicted
     }
 
     /// Keeps of every hit what `keep` says; sources without any left are forgotten.
@@ -195,6 +209,26 @@ mod tests {
     #[test]
     fn a_source_with_two_hits_takes_less_than_128_bytes() {
         assert_eq!(SOURCE_BYTES, 98);
+    }
+
+    #[test]
+    fn a_table_that_shrinks_keeps_the_most_suspicious_and_gives_back_the_rest() {
+        let mut sources = Sources::default();
+        let source =
+            |client: u32| Source::of(std::net::Ipv4Addr::from_bits(0x0101_0101 + client).into(), 64).unwrap();
+        for client in 0..10_000 {
+            for _ in 0..if client % 1_000 == 0 { 2 } else { 1 } {
+                let hit = Hit { at: client.into(), path: 0, sample: 0, pattern: 0 };
+                sources.update(source(client), usize::MAX, |hits| hits.count(hit, &THRESHOLDS));
+            }
+        }
+        let evicted = sources.shrink(100 * SOURCE_BYTES);
+        assert_eq!((sources.len(), evicted), (100, 9_900));
+        assert!(sources.index.capacity() <= 200, "{}", sources.index.capacity());
+        let mut twice = 0;
+        sources.retain(|_, hits| twice += usize::from(hits.len() == 2));
+        assert_eq!(twice, 10);
+        assert_eq!(sources.shrink(100 * SOURCE_BYTES), 0);
     }
 
     proptest! {

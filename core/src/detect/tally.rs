@@ -9,7 +9,7 @@ use super::{
     counters::Counters,
     date::Dates,
     decision::{Decision, Evidence, MAX_SAMPLES, Threshold, Verdict},
-    forgiven::Forgiven,
+    forgiven::Pardons,
     jail::Limits,
     judge::{Client, Judgement, Rules},
     reason,
@@ -34,28 +34,28 @@ pub(super) struct Tally {
     pub(super) limits: Limits,
     pub(super) counters: Counters,
     pub(super) sources: Sources,
-    pub(super) forgiven: Forgiven,
+    pub(super) pardons: Pardons,
     /// The beginning of the last line that did not parse.
     pub(super) last_unparsed: Vec<u8>,
     /// The earliest and the latest time of the requests so far.
     pub(super) span: Option<(Timestamp, Timestamp)>,
-    samples: Samples,
+    pub(super) samples: Samples,
     dates: Dates,
     /// For paths, which clients choose.
     hasher: RandomState,
 }
 
 impl Tally {
-    pub(super) fn new(rules: Rules, limits: Limits) -> Self {
+    pub(super) fn new(rules: Rules, limits: Limits, pardons: Pardons) -> Self {
         Self {
             rules,
             limits,
             counters: Counters::default(),
             sources: Sources::default(),
-            forgiven: Forgiven::default(),
+            pardons,
             last_unparsed: Vec::new(),
             span: None,
-            samples: Samples::default(),
+            samples: Samples::new(limits.samples),
             dates: Dates::default(),
             hasher: RandomState::new(),
         }
@@ -113,7 +113,7 @@ impl Tally {
             Judgement::Hit(source, pattern) => (source, pattern),
         };
         self.counters.hits += 1;
-        let forgiven = self.forgiven.until(client.address);
+        let forgiven = self.pardons.until(client.address);
         if forgiven.is_some_and(|until| at <= until) {
             self.counters.stale += 1;
             return Verdict::Stale;

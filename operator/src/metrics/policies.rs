@@ -42,6 +42,8 @@ fn left_out(counters: &Counters) -> impl Iterator<Item = (&'static str, u64)> {
         ("stale", counters.stale),
         ("shielded", counters.shielded),
         ("target_cut", counters.cut_targets),
+        ("long_line", counters.long_lines),
+        ("read_by_beginning", counters.beginnings),
         ("lifting_forgotten", counters.pardons_dropped),
     ];
     unparsed.into_iter().chain(bounds)

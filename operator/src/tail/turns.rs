@@ -11,6 +11,8 @@ use tokio::{
 
 /// How long a log pauses when all that it had has been read, and what comes is being written.
 const PAUSE: Duration = Duration::from_millis(25);
+/// How long a log may take to begin, which the kubelet spends looking for the first line; it has nothing to say after that.
+const BEGINNING: Duration = Duration::from_millis(250);
 /// How long a turn lasts at most: a log that is always behind keeps no other one waiting for ever.
 const LONGEST: Duration = Duration::from_secs(10);
 
@@ -29,7 +31,7 @@ impl Turns {
     pub(super) async fn take(&self) -> Turn {
         // The semaphore is never closed; if it were, there would be no bound to keep.
         let permit = self.0.clone().acquire_owned().await.ok();
-        Turn { permit, began: Instant::now(), began_at: Timestamp::now() }
+        Turn { permit, began: Instant::now(), began_at: Timestamp::now(), has_begun: false }
     }
 }
 
@@ -39,18 +41,22 @@ pub(super) struct Turn {
     permit: Option<OwnedSemaphorePermit>,
     began: Instant,
     began_at: Timestamp,
+    /// Something came.
+    has_begun: bool,
 }
 
 impl Turn {
     /// When to call it caught up if nothing comes until then; none when it has.
     pub(super) fn ends(&self, heard: Instant) -> Option<Instant> {
-        self.permit.as_ref().map(|_| heard.max(self.began) + PAUSE)
+        let ends = if self.has_begun { heard + PAUSE } else { self.began + BEGINNING };
+        self.permit.as_ref().map(|_| ends)
     }
 
     /// Something came at `now`, after a pause; `newest` is the latest stamp so far.
     pub(super) fn heard(&mut self, now: Instant, pause: Duration, newest: Timestamp) {
+        let is_live = std::mem::replace(&mut self.has_begun, true) && pause >= PAUSE;
         if self.permit.is_some()
-            && (pause >= PAUSE || newest >= self.began_at || now.duration_since(self.began) >= LONGEST)
+            && (is_live || newest >= self.began_at || now.duration_since(self.began) >= LONGEST)
         {
             self.end();
         }
@@ -81,6 +87,8 @@ mod tests {
         ];
         for (after, pause, newest, ended) in table {
             let mut turn = turns.take().await;
+            turn.heard(Instant::now(), BEGINNING, old);
+            assert!(turn.ends(Instant::now()).is_some(), "the kubelet has only just found the first line");
             turn.heard(Instant::now() + after, pause, newest);
             assert_eq!(turn.ends(Instant::now()).is_none(), ended, "{after:?}, {pause:?}, {newest}");
             assert_eq!(turns.0.available_permits(), usize::from(ended));

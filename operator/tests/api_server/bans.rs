@@ -6,7 +6,6 @@ use ip_sentry_core::{
     detect::{
         decision::{Decision, Evidence, Threshold},
         escalation::BanTime,
-        jail::Limits,
     },
     networks::Networks,
 };
@@ -98,7 +97,7 @@ impl Leader {
         }))
         .unwrap();
         let mut policies = Policies::default();
-        policies.update(&[policy], Limits::default(), &[], Timestamp::now());
+        policies.update(&[&policy], usize::MAX, &[], Timestamp::now());
         let now = Now { instant: Instant::now(), time: Timestamp::now() };
         let publisher = Publisher::new(server.client.clone());
         Self { queue: BanQueue::new(now.instant), publisher, policies, bans: Bans::default(), now }

@@ -108,7 +108,7 @@ impl LogServer {
         }
         if query.contains("stream=Stdout") && !state.is_split {
             let message = "PodLogOptions \"nginx\" is invalid: stream: Forbidden: may not be specified";
-            return status(422, message, None);
+            return Some(status(422, message, None));
         }
         let previous = query.contains("previous=true");
         if query.contains("limitBytes=64") {

@@ -4,6 +4,7 @@
 //! ASCII. The expression must be anchored with `^`, or a line inside a line could speak for another client.
 
 use regex::bytes::{CaptureLocations, Regex, RegexBuilder};
+use regex_automata::nfa::thompson;
 use regex_syntax::hir::{Hir, HirKind, Look};
 
 use super::{Field, Fields, steps::Steps};
@@ -15,8 +16,12 @@ use crate::detect::{
 /// The longest expression, in bytes.
 const MAX_BYTES: usize = 1024;
 
-/// The most memory that the compiled expression may take, and again the most that a search may cache, in bytes.
+/// The most memory that the compiled expression may take, in bytes.
 const MAX_COMPILED_BYTES: usize = 1 << 20;
+
+/// The most that a search may cache, in bytes. There is a cache for each direction, and another two where another thread
+/// searches.
+const MAX_CACHE_BYTES: usize = 256 << 10;
 
 /// The names that a group may have.
 const GROUPS: [&str; 8] = ["ip", "path", "status", "method", "host", "userAgent", "time", "forwardedFor"];
@@ -47,6 +52,12 @@ pub enum LineRegexError {
     NoGroup(&'static str),
 }
 
+/// About what an expression takes compiled: an automaton for each direction, and one that tells the groups.
+fn compiled_bytes(hir: &Hir) -> Result<usize, LineRegexError> {
+    let automaton = thompson::Compiler::new().build_from_hir(hir).map_err(|_| LineRegexError::TooBig)?;
+    Ok(3 * automaton.memory_usage())
+}
+
 /// Where a group stands that is not in the line.
 const ABSENT: usize = usize::MAX;
 
@@ -68,6 +79,7 @@ pub(super) struct LineRegex {
     time: Option<usize>,
     forwarded_for: Option<usize>,
     is_known_by_its_beginning: bool,
+    memory_usage: usize,
 }
 
 impl LineRegex {
@@ -87,7 +99,7 @@ impl LineRegex {
         let regex = RegexBuilder::new(text)
             .unicode(false)
             .size_limit(MAX_COMPILED_BYTES)
-            .dfa_size_limit(MAX_COMPILED_BYTES)
+            .dfa_size_limit(MAX_CACHE_BYTES)
             .build()
             .map_err(|_| LineRegexError::TooBig)?;
         let named: Vec<(usize, &str)> =
@@ -99,7 +111,10 @@ impl LineRegex {
         // Without any name the groups count by their place.
         let by_place = |place: usize| (named.is_empty() && regex.captures_len() > place).then_some(place);
         let ip = group("ip").or_else(|| by_place(1)).ok_or(LineRegexError::NoGroup("ip"))?;
+        let steps = Steps::compile(&hir);
+        let caches = if steps.is_some() { 0 } else { 4 * MAX_CACHE_BYTES };
         Ok(Self {
+            memory_usage: compiled_bytes(&hir)? + caches,
             ip,
             path: group("path").or_else(|| by_place(2)),
             status: group("status"),
@@ -109,11 +124,16 @@ impl LineRegex {
             time: group("time"),
             forwarded_for: group("forwardedFor"),
             is_known_by_its_beginning: begins_with_group(&hir, ip) || begins_with_word(&hir),
-            steps: Steps::compile(&hir),
+            steps,
             groups: regex.capture_locations(),
             marks: vec![ABSENT; 2 * regex.captures_len()],
             regex,
         })
+    }
+
+    /// What it takes compiled, with what searches may cache, in bytes.
+    pub(super) fn memory_usage(&self) -> usize {
+        self.memory_usage
     }
 
     /// What there are groups for.

@@ -10,7 +10,6 @@ use ip_sentry_core::{
     detect::{
         decision::{Decision, Evidence, Threshold},
         escalation::BanTime,
-        jail::Limits,
     },
     net::Source,
     networks::Networks,
@@ -236,7 +235,7 @@ impl World {
             "spec": self.spec,
         }))
         .unwrap();
-        self.policies.update(&[object], Limits::default(), &[], self.now.time);
+        self.policies.update(&[&object], usize::MAX, &[], self.now.time);
     }
 
     pub(super) fn exempt(&mut self, network: &str) {
