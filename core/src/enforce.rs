@@ -9,10 +9,12 @@
 //! * [`plan`]: the difference between what a set holds and what it should hold.
 //! * [`rules`]: the few rules that use the sets, and what a banned source reaches all the same.
 //! * [`chain`]: rules as text for `iptables-restore`, and back from `iptables-save`.
+//! * [`paths`]: whether packets to pods pass those rules at all.
 //! * [`plain`]: the same bans as one rule each, for kernels without sets.
 
 pub mod chain;
 pub mod desired;
+pub mod paths;
 pub mod plain;
 pub mod plan;
 pub mod rules;

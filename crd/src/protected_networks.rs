@@ -60,8 +60,8 @@ pub struct ProtectedNetworksSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::utc_seconds")]
     pub paused_until: Option<Time>,
-    /// Ports of the nodes and pods that answer banned sources too, at most 16. Default: none. The API server's
-    /// own addresses and ports always do and need not be listed. A port listed here is open to every attacker that
+    /// Ports of the nodes themselves that answer banned sources too, at most 16; pods' ports never do. Default: none.
+    /// The API server's own addresses and ports always do and need not be listed. A port listed here is open to every attacker that
     /// is banned: TCP 22 saves an administrator from being locked out of the nodes, and lets those who try SSH
     /// passwords go on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -75,8 +75,8 @@ pub struct FailsafePort {
     /// `TCP` or `UDP`. Default TCP.
     #[serde(default)]
     pub protocol: Protocol,
-    /// The port that packets are addressed to, 1 to 65,535: what the node or pod listens on, after any translation
-    /// from a Service's or node's port.
+    /// The port that packets are addressed to, 1 to 65,535: what a program on the node listens on. A Service's
+    /// port and a `nodePort` lead to pods.
     #[schemars(schema_with = "port")]
     pub port: u16,
 }
@@ -103,6 +103,11 @@ pub struct ProtectedNetworksStatus {
     #[serde(default)]
     #[schemars(schema_with = "found")]
     pub cidrs: Vec<String>,
+    /// Addresses and ports of the API servers, such as `10.0.0.5:6443`, at most 32: every node lets banned sources
+    /// reach them, so that whom a ban has locked out can lift it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "up_to_32_servers")]
+    pub api_servers: Vec<String>,
     /// When the leading operator last looked, which it does every 20 seconds: a time of more than a minute ago
     /// means that no operator is at work and nobody detects. Until it is there, no IPBan is admitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -127,6 +132,15 @@ fn up_to_16_ports(generator: &mut SchemaGenerator) -> Schema {
         "maxItems": 16,
         "x-kubernetes-list-type": "atomic",
         "items": generator.subschema_for::<FailsafePort>(),
+    })
+}
+
+fn up_to_32_servers(_: &mut SchemaGenerator) -> Schema {
+    schemars::json_schema!({
+        "type": "array",
+        "maxItems": 32,
+        "x-kubernetes-list-type": "atomic",
+        "items": {"type": "string", "maxLength": 47},
     })
 }
 

@@ -14,6 +14,7 @@ use futures::StreamExt;
 use inotify::{EventMask, EventStream, Inotify, WatchMask};
 use ip_sentry_core::enforce::{
     chain::{Counters, Place, Table},
+    paths::Paths,
     rules::Rules,
     sets::Family,
 };
@@ -24,7 +25,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    kernel::xtables::{self, XtablesError},
+    kernel::{
+        links,
+        xtables::{self, XtablesError},
+    },
     metrics::Metrics,
     status::{ChainStatus, Problem, Standing, Wanted},
 };
@@ -35,6 +39,8 @@ const AUDIT: Duration = Duration::from_secs(30);
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 /// The least time between two looks, however many signs there are.
 const PACE: Duration = Duration::from_millis(100);
+/// The least time between two looks at which way packets go.
+const PATHS: Duration = Duration::from_secs(10);
 /// That many lost first places within [`FIGHT`] are a fight, and the place is left to the other for [`TRUCE`].
 const ROUNDS: usize = 5;
 const FIGHT: Duration = Duration::from_mins(1);
@@ -49,8 +55,19 @@ pub struct ChainKeeper {
     in_place: Option<Wanted>,
     lost_places: VecDeque<Instant>,
     truce_until: Option<Instant>,
-    /// What the rules of each family had dropped when they were last read.
-    counted: BTreeMap<Family, Counters>,
+    /// What the rules of each family had counted when they were last read.
+    counted: BTreeMap<Family, Counted>,
+    /// Packets that went from FORWARD through the chain while this agent ran.
+    forwarded: u64,
+    paths: Paths,
+    paths_seen: Option<Instant>,
+}
+
+/// What the rules of one family count.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counted {
+    dropped: Counters,
+    forwarded: Counters,
 }
 
 /// What one look found.
@@ -77,6 +94,9 @@ impl ChainKeeper {
             lost_places: VecDeque::new(),
             truce_until: None,
             counted: BTreeMap::new(),
+            forwarded: 0,
+            paths: Paths::default(),
+            paths_seen: None,
         }
     }
 
@@ -120,6 +140,7 @@ impl ChainKeeper {
                 Err(error) => failure = Some(error),
             }
         }
+        self.look_at_paths();
         let ours = self.in_place.as_ref() == Some(wanted);
         let repairs =
             looks.iter().filter(|look| ours && (look.rules_repaired || look.place_lost)).count() as u64;
@@ -159,7 +180,7 @@ impl ChainKeeper {
             xtables::restore(family, &text).await.inspect_err(|_| self.metrics.kernel_error("restore"))?;
             if replaced {
                 // New rules count from zero.
-                self.counted.insert(family, Counters::default());
+                self.counted.entry(family).or_default().dropped = Counters::default();
             }
             table = self.read(family).await?;
         }
@@ -172,20 +193,47 @@ impl ChainKeeper {
 
     async fn read(&mut self, family: Family) -> Result<Table, XtablesError> {
         let table = xtables::read(family).await.inspect_err(|_| self.metrics.kernel_error("read"))?;
-        let dropped = table.dropped();
-        let before = self.counted.insert(family, dropped).unwrap_or_default();
+        let now = Counted { dropped: table.dropped(), forwarded: table.forwarded() };
+        let before = self.counted.insert(family, now).unwrap_or_default();
         // Fewer than before: somebody zeroed the counters or made the rules anew.
         let since = |now: u64, before: u64| now.checked_sub(before).unwrap_or(now);
         let more = Counters {
-            packets: since(dropped.packets, before.packets),
-            bytes: since(dropped.bytes, before.bytes),
+            packets: since(now.dropped.packets, before.dropped.packets),
+            bytes: since(now.dropped.bytes, before.dropped.bytes),
         };
+        self.forwarded += since(now.forwarded.packets, before.forwarded.packets);
         self.metrics.dropped(more);
         self.status.send_if_modified(|status| {
             status.dropped = status.dropped + more;
             false
         });
         Ok(table)
+    }
+
+    /// Looks at which way packets to pods go, from time to time.
+    fn look_at_paths(&mut self) {
+        let now = Instant::now();
+        if self.paths_seen.is_some_and(|seen| now.duration_since(seen) < PATHS) {
+            return;
+        }
+        self.paths_seen = Some(now);
+        let look = match links::look(self.forwarded) {
+            Ok(look) => look,
+            Err(error) => {
+                self.metrics.kernel_error("links");
+                tracing::warn!(error = &error as &dyn Error, "this node's links could not be read");
+                return;
+            }
+        };
+        let verdict = self.paths.judge(look);
+        self.status.send_if_modified(|status| {
+            let changed = status.paths != verdict;
+            if changed {
+                tracing::warn!(?verdict, "which way packets to pods go");
+            }
+            status.paths = verdict;
+            changed
+        });
     }
 
     fn place_was_lost(&mut self) {

@@ -138,7 +138,7 @@ impl Metrics {
         self.repairs.get_or_create(&What { what }).inc_by(times);
     }
 
-    /// The kernel refused: `change`, `sync`, `glance`, `read`, `restore`.
+    /// The kernel refused: `change`, `sync`, `glance`, `read`, `restore`, `links`, `addresses`.
     pub fn kernel_error(&self, what: &'static str) {
         self.kernel_errors.get_or_create(&What { what }).inc();
     }

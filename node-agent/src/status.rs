@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ip_sentry_core::enforce::{
     chain::Counters,
+    paths::Verdict,
     rules::{Exceptions, Rules},
 };
 use ip_sentry_crd::{condition::Finding, node_firewall::Backend};
@@ -76,6 +77,8 @@ pub struct ChainStatus {
     pub verified: Option<Backend>,
     /// What banned sources still reach by the rules that were last read back whole.
     pub exceptions: Exceptions,
+    /// Whether packets to pods pass the rules, by what the last minutes showed.
+    pub paths: Verdict,
     /// Where the jumps stand, once that was read.
     pub standing: Option<Standing>,
     /// What went wrong.
@@ -167,7 +170,42 @@ fn enforcing(sets: &SetsStatus, chain: &ChainStatus) -> Finding {
     if !is_in_step(sets, chain) {
         return Finding::unknown(KIND, "NotInStep", "not all is in the kernel as it must be: see Ready");
     }
-    Finding::yes(KIND, "Dropping", "packets of banned sources are dropped")
+    match &chain.paths {
+        Verdict::Passing => Finding::yes(KIND, "Dropping", "packets of banned sources are dropped"),
+        Verdict::Offloaded(flowtable) => Finding::no(
+            KIND,
+            "FlowtableOffload",
+            format!(
+                "the flowtable {flowtable} takes packets of established connections past FORWARD: a banned source \
+                 opens no new one to a pod, but goes on with those that it has; leave connections to pods out of it"
+            ),
+        ),
+        Verdict::Bypassed(dataplane) => Finding::no(
+            KIND,
+            "BypassedByCNI",
+            format!(
+                "{} hands packets to pods past the kernel's packet filter: pods were sent packets and FORWARD saw \
+                 none; banned sources are dropped at the node's own ports only. Have it route through the kernel \
+                 (Cilium: bpf.hostLegacyRouting), or ban elsewhere",
+                dataplane.name()
+            ),
+        ),
+        Verdict::MayBeBypassed(dataplane) => Finding::unknown(
+            KIND,
+            "MayBeBypassedByCNI",
+            format!(
+                "{} is here, which can hand packets to pods past the kernel's packet filter; of those that pods were \
+                 sent, FORWARD saw too few to say that it does not",
+                dataplane.name()
+            ),
+        ),
+        Verdict::NoneForwarded => Finding::unknown(
+            KIND,
+            "NonePassedForward",
+            "pods were sent thousands of packets within minutes and FORWARD saw none: unless all of them came from \
+             this node itself, the network hands packets to pods past the kernel's packet filter",
+        ),
+    }
 }
 
 fn backend(sets: &SetsStatus) -> Finding {
@@ -260,6 +298,26 @@ mod tests {
             assert_eq!((finding.kind, finding.status, finding.reason), (kind, Some(false), "Paused"));
         }
         assert!(told[0].message.contains("until 2026-11-22T10:00:00Z"), "{}", told[0].message);
+    }
+
+    #[test]
+    fn a_node_whose_packets_may_pass_by_is_not_ready() {
+        use ip_sentry_core::enforce::paths::Dataplane;
+        #[rustfmt::skip]
+        let table = [
+            (Verdict::Passing,                                Some(true),  "Dropping"),
+            (Verdict::Offloaded("inet fast".to_owned()),      Some(false), "FlowtableOffload"),
+            (Verdict::Bypassed(Dataplane::Cilium),            Some(false), "BypassedByCNI"),
+            (Verdict::MayBeBypassed(Dataplane::Antrea),       None,        "MayBeBypassedByCNI"),
+            (Verdict::NoneForwarded,                          None,        "NonePassedForward"),
+        ];
+        for (paths, status, reason) in table {
+            let (sets, mut chain) = good();
+            chain.paths = paths;
+            let told = findings(&Facts { sets, chain, ..Facts::default() }, Instant::now());
+            assert_eq!((told[1].kind, told[1].status, told[1].reason), ("Enforcing", status, reason));
+            assert_eq!(told[0].status, status, "Ready means enforced: {reason}");
+        }
     }
 
     #[test]

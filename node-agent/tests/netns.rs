@@ -18,6 +18,9 @@ mod packets;
 #[path = "netns/directions.rs"]
 mod directions;
 
+#[path = "netns/paths.rs"]
+mod paths;
+
 #[path = "netns/exceptions.rs"]
 mod exceptions;
 

@@ -39,10 +39,10 @@ use crate::{
     metrics::{self, Metrics, policies::PolicySeries},
     policies::{Entry, PolicyKey},
     protected::{
-        facts::facts,
+        facts::{api_servers, facts},
         keeper::{Found, Keeper},
         lifted,
-        select::select,
+        select::{Selection, select},
     },
     state::State,
     status::{self, due::Written},
@@ -164,7 +164,7 @@ impl Control {
             if let Some(object) = &object {
                 lifted::tell(state, &before, object, &facts, now);
             }
-            let selection = select(&facts);
+            let selection = Selection { api_servers: api_servers(cluster), ..select(&facts) };
             state.metrics.selected(&selection);
             let found = Found { selection: &selection, unread: &unread };
             keeper.due(object.as_deref(), &found, Instant::now(), now)

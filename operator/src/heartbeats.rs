@@ -20,8 +20,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{lease::Deposed, metrics::Metrics, state::State};
 
 const READY: &str = "Ready";
+/// What holds of a node only as long as its agent says so.
+const CLAIMS: [&str; 3] = [READY, "Enforcing", "OperatorActive"];
 /// How often the leader looks.
-const ROUND: Duration = Duration::from_mins(1);
+const ROUND: Duration = Duration::from_secs(20);
 /// Three heartbeats of 60 s and their jitter.
 const SILENCE: SignedDuration = SignedDuration::from_secs(225);
 
@@ -57,7 +59,7 @@ pub async fn run(state: Arc<State>, shutdown: CancellationToken) {
 }
 
 async fn round(api: &Api<NodeFirewall>, state: &State, now: Timestamp) -> Result<(), kube::Error> {
-    let firewalls = api.list(&ListParams::default()).await?.items;
+    let firewalls = api.list(&ListParams::default().match_any()).await?.items;
     *state.gaps.lock().unwrap_or_else(PoisonError::into_inner) = gaps(&firewalls);
     for firewall in firewalls {
         let Some(conditions) = silenced(&firewall, now) else { continue };
@@ -107,17 +109,22 @@ fn silenced(firewall: &NodeFirewall, now: Timestamp) -> Option<Vec<Condition>> {
     if now.duration_since(last) < SILENCE {
         return None;
     }
-    let known = status.conditions.iter().find(|condition| condition.type_ == READY)?;
-    if known.status == "Unknown" {
+    let is_claimed = |kind: &str| {
+        status.conditions.iter().any(|condition| condition.type_ == kind && condition.status != "Unknown")
+    };
+    let claims: Vec<&'static str> = CLAIMS.into_iter().filter(|kind| is_claimed(kind)).collect();
+    if claims.is_empty() {
         return None;
     }
     let message = format!(
         "the agent of this node last spoke at {last}: look at its pod in namespace ip-sentry-node; \
          bans that the node had heard of are still enforced and still expire"
     );
-    let finding = Finding::unknown(READY, "AgentSilent", message);
-    let mut conditions = condition::merge(&status.conditions, &[finding], None, now);
-    conditions.extend(status.conditions.iter().filter(|condition| condition.type_ != READY).cloned());
+    let findings = claims.iter().map(|kind| Finding::unknown(kind, "AgentSilent", message.clone()));
+    let findings: Vec<Finding> = findings.collect();
+    let mut conditions = condition::merge(&status.conditions, &findings, None, now);
+    let others = status.conditions.iter().filter(|condition| !claims.contains(&condition.type_.as_str()));
+    conditions.extend(others.cloned());
     Some(conditions)
 }
 
@@ -133,6 +140,7 @@ mod tests {
                 "lastHeartbeat": at.to_string(),
                 "conditions": [
                     {"type": "Ready", "status": ready, "reason": "r", "message": "", "lastTransitionTime": at.to_string()},
+                    {"type": "Enforcing", "status": ready, "reason": "r", "message": "", "lastTransitionTime": at.to_string()},
                     {"type": "ChainFirst", "status": "True", "reason": "r", "message": "", "lastTransitionTime": at.to_string()},
                 ],
             },
@@ -147,7 +155,7 @@ mod tests {
         assert_eq!(silenced(&firewall("Unknown", 100), now), None);
         let conditions = silenced(&firewall("True", 775), now).unwrap();
         let told: Vec<_> = conditions.iter().map(|one| (one.type_.as_str(), one.status.as_str())).collect();
-        assert_eq!(told, [("Ready", "Unknown"), ("ChainFirst", "True")]);
+        assert_eq!(told, [("Ready", "Unknown"), ("Enforcing", "Unknown"), ("ChainFirst", "True")]);
     }
 
     #[test]

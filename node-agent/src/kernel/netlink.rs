@@ -167,6 +167,12 @@ impl Message {
         Self { bytes, flags }
     }
 
+    /// What follows the header, as a receiver is handed it.
+    #[cfg(test)]
+    pub(crate) fn payload(&self) -> &[u8] {
+        &self.bytes[HEADER..]
+    }
+
     /// Appends an attribute.
     pub fn attribute(&mut self, kind: u16, value: &[u8]) {
         let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);

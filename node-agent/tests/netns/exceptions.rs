@@ -115,9 +115,11 @@ fn a_pause_ends_in_the_kernel_with_no_agent_there() {
     in_namespaces("exceptions::a_pause_ends_in_the_kernel_with_no_agent_there", async || {
         wire();
         let agent = Agent::in_step(BackendChoice::Ipset, &SEVEN, &[]).await;
-        agent.told(pause(whole_seconds_ahead(3))).await;
-        until("nothing is dropped", async || open_ways(Client::Seven) == EVERY_WAY).await;
+        agent.told(pause(whole_seconds_ahead(8))).await;
+        let mut chain = agent.chain.clone();
+        chain.wait_for(|chain| chain.exceptions.paused_until.is_some()).await.unwrap();
         agent.stop().await;
+        assert!(passes(Client::Seven, Target::Node, Family::V4), "paused");
         until("the kernel drops again by itself", async || open_ways(Client::Seven).is_empty()).await;
     });
 }

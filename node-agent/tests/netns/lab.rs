@@ -153,9 +153,11 @@ pub fn wire() {
             ip -n $1 neigh replace $gate4 lladdr 02:00:00:00:01:0$2 dev c0
             ip -n $1 -6 neigh replace $gate6 lladdr 02:00:00:00:01:0$2 dev c0
         }
-        cable seven 1 192.0.2.1/32 2001:db8:1::1/128 203.0.113.7/32 2001:db8:7::7/64
-        cable eight 2 192.0.2.2/32 2001:db8:1::2/128 203.0.113.8/32 2001:db8:8::8/64
-        cable pod   3 10.244.0.1/24 fd00:244::1/64 10.244.0.2/24 fd00:244::2/64
+        # Uplinks have an address with a subnet, a pod's link a single one.
+        cable seven 1 192.0.2.1/30 2001:db8:1::1/126 203.0.113.7/32 2001:db8:7::7/64
+        cable eight 2 192.0.2.5/30 2001:db8:1::5/126 203.0.113.8/32 2001:db8:8::8/64
+        cable pod   3 10.244.0.1/32 fd00:244::1/128 10.244.0.2/24 fd00:244::2/64
+        ip route add 10.244.0.2 dev n-pod; ip -6 route add fd00:244::2 dev n-pod
         ip route add 203.0.113.7 dev n-seven; ip -6 route add 2001:db8:7::/64 dev n-seven
         ip route add 203.0.113.8 dev n-eight; ip -6 route add 2001:db8:8::/64 dev n-eight
     ");

@@ -174,7 +174,7 @@ fn a_ban_ends_in_the_kernel_with_no_agent_there() {
 fn without_sets_plain_rules_drop_and_end() {
     in_namespaces("packets::without_sets_plain_rules_drop_and_end", async || {
         wire();
-        let bans = [("203.0.113.7/32", 4), ("2001:db8:7::/64", 600), ("203.0.113.0/24", 600)];
+        let bans = [("203.0.113.7/32", 12), ("2001:db8:7::/64", 600), ("203.0.113.0/24", 600)];
         let agent = Agent::in_step(BackendChoice::Rules, &bans, &["203.0.113.8/32"]).await;
         assert_eq!(sh("ipset list -n"), "", "no sets");
         assert_eq!(open_ways(Client::Seven), []);

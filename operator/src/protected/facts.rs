@@ -3,9 +3,17 @@
 //! Only what controllers write is a fact. `externalIPs`, `loadBalancerIP` and a Gateway's `spec.addresses` are wishes
 //! of whoever may edit one namespace: they never protect, and an address that somebody wished for is told apart.
 
-use std::{collections::HashSet, fmt, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
-use ip_sentry_core::net::{Network, Scope, scope};
+use ip_sentry_core::{
+    enforce::rules::MOST_API_SERVERS,
+    net::{Network, Scope, scope},
+};
 use k8s_openapi::{
     api::{
         core::v1::{Node, Service},
@@ -100,8 +108,7 @@ pub fn facts<'a>(cluster: &Cluster<'a>) -> Vec<Fact<'a>> {
         let ranges = cidr.spec.iter().flat_map(|spec| spec.cidrs.iter().flatten()).filter_map(range);
         facts.extend(ranges.map(|network| Fact { network, basis: Basis::ServiceRange, by }));
     }
-    // The API servers keep this one; a slice of another name may be anybody's.
-    for slice in cluster.endpoint_slices.iter().filter(|slice| slice.name_any() == "kubernetes") {
+    for slice in slices_of_api_servers(cluster) {
         let by = Stater::of("EndpointSlice", &slice.metadata);
         let addresses = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
         let hosts = addresses.filter_map(|text| address(text)).map(Network::host);
@@ -109,6 +116,26 @@ pub fn facts<'a>(cluster: &Cluster<'a>) -> Vec<Fact<'a>> {
     }
     of_balancers(cluster, &mut facts);
     facts
+}
+
+/// The addresses and ports of the API servers.
+#[must_use]
+pub fn api_servers(cluster: &Cluster<'_>) -> Vec<SocketAddr> {
+    let servers = slices_of_api_servers(cluster).flat_map(|slice| {
+        let ports = slice.ports.iter().flatten().filter_map(|port| u16::try_from(port.port?).ok());
+        let ports: Vec<u16> = ports.collect();
+        let addresses = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+        addresses.filter_map(|text| address(text)).flat_map(move |address| {
+            ports.clone().into_iter().map(move |port| SocketAddr::new(address, port))
+        })
+    });
+    let servers: BTreeSet<SocketAddr> = servers.collect();
+    servers.into_iter().take(MOST_API_SERVERS).collect()
+}
+
+/// The API servers keep this one; a slice of another name may be anybody's.
+fn slices_of_api_servers<'a>(cluster: &Cluster<'a>) -> impl Iterator<Item = &'a Arc<EndpointSlice>> {
+    cluster.endpoint_slices.iter().filter(|slice| slice.name_any() == "kubernetes")
 }
 
 fn of_node<'a>(node: &'a Node, facts: &mut Vec<Fact<'a>>) {
@@ -207,15 +234,21 @@ mod tests {
     }
 
     impl Objects {
-        fn stated(&self) -> Vec<String> {
-            let facts = facts(&Cluster {
+        fn cluster(&self) -> Cluster<'_> {
+            Cluster {
                 nodes: &self.nodes,
                 services: &self.services,
                 gateways: &self.gateways,
                 service_cidrs: &self.service_cidrs,
                 endpoint_slices: &self.endpoint_slices,
-            });
-            facts.iter().map(|fact| format!("{} {:?} {}", fact.network, fact.basis, fact.by)).collect()
+            }
+        }
+
+        fn stated(&self) -> Vec<String> {
+            facts(&self.cluster())
+                .iter()
+                .map(|fact| format!("{} {:?} {}", fact.network, fact.basis, fact.by))
+                .collect()
         }
     }
 
@@ -271,6 +304,23 @@ mod tests {
                 "10.99.0.1/32 Host EndpointSlice default/kubernetes",
             ]
         );
+    }
+
+    #[test]
+    fn api_servers_are_those_of_the_slice_that_they_keep_with_their_ports() {
+        let slice = |name: &str, address: &str| {
+            json!({
+                "metadata": {"namespace": "default", "name": name}, "addressType": "IPv4",
+                "endpoints": [{"addresses": [address]}, {"addresses": ["10.99.0.2"]}],
+                "ports": [{"name": "https", "port": 6443, "protocol": "TCP"}],
+            })
+        };
+        let objects = Objects {
+            endpoint_slices: from([slice("kubernetes", "10.99.0.1"), slice("kubernetes-x", "203.0.113.7")]),
+            ..Objects::default()
+        };
+        let expect = ["10.99.0.1:6443", "10.99.0.2:6443"].map(|text| text.parse().unwrap());
+        assert_eq!(api_servers(&objects.cluster()), expect);
     }
 
     #[test]

@@ -4,7 +4,10 @@
 //! stays as exact as there is room for; load balancers' addresses share the rest, each namespace as much as the next,
 //! so that nobody's Services crowd out somebody else's. Nothing is ever widened on account of those.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use ip_sentry_core::{
     net::Network,
@@ -73,6 +76,8 @@ impl Why {
 pub struct Selection<'a> {
     /// The networks, aggregated; at most [`MOST`].
     pub networks: Vec<Network>,
+    /// The API servers, which banned sources reach too.
+    pub api_servers: Vec<SocketAddr>,
     /// Whether networks around nodes or pods are wider than what the cluster states, for want of room.
     pub is_widened: bool,
     /// The facts that protect nothing. What another fact protects is not left out.
@@ -103,7 +108,7 @@ pub fn select<'a>(facts: &[Fact<'a>]) -> Selection<'a> {
     networks.extend(balanced);
     let covered: Networks = networks.iter().copied().collect();
     left_out.retain(|(_, fact)| !is_covered(&covered, &fact.network));
-    Selection { networks: aggregate(networks), is_widened, left_out }
+    Selection { networks: aggregate(networks), api_servers: Vec::new(), is_widened, left_out }
 }
 
 /// Whether a single address lies in the set. A range that is only partly in it is not covered.

@@ -31,6 +31,7 @@ pub fn status(
     let finding = complete(selection, unread);
     let new = ProtectedNetworksStatus {
         cidrs: selection.networks.iter().map(ToString::to_string).collect(),
+        api_servers: selection.api_servers.iter().map(ToString::to_string).collect(),
         observed_at: Some(Time(now)),
         conditions: condition::merge(old_conditions, &[finding], object.metadata.generation, now),
     };
@@ -39,6 +40,7 @@ pub fn status(
         let is_fresh = |observed: &Time| now.duration_since(observed.0).abs() < RENEW;
         old.observed_at.as_ref().is_some_and(is_fresh)
             && old.cidrs == new.cidrs
+            && old.api_servers == new.api_servers
             && old.conditions == new.conditions
     });
     (!is_told).then_some(new)
