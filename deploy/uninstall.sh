@@ -35,8 +35,16 @@ if has probepolicies; then
 fi
 if has ipbans; then
   say "bans: lifted on every node, the operator writes their history"
-  remove ipbans.ipsentry.dev --all --timeout="${PATIENCE}s" >/dev/null ||
-    say "the operator has not let go of all bans after $PATIENCE s: they are taken from it below"
+  # One wait for all: without --wait=false kubectl would wait for one after the other.
+  remove ipbans.ipsentry.dev --all --wait=false >/dev/null
+  until=$((SECONDS + PATIENCE))
+  while [ -n "$(run get ipbans.ipsentry.dev -o name)" ]; do
+    if [ "$SECONDS" -ge "$until" ]; then
+      say "the operator has not let go of all bans after $PATIENCE s: they are taken from it below"
+      break
+    fi
+    sleep 0.5
+  done
 fi
 
 say "operator and node agents"
@@ -45,10 +53,9 @@ remove role,rolebinding --all-namespaces --selector=app.kubernetes.io/part-of=ip
 
 # Bans that a broken operator held, or that it made in its last moment.
 if has ipbans; then
-  run get ipbans.ipsentry.dev -o name | while read -r ban; do
-    remove "$ban" --wait=false >/dev/null
-    run patch "$ban" --type=merge --patch='{"metadata":{"finalizers":null}}' >/dev/null || true
-  done
+  remove ipbans.ipsentry.dev --all --wait=false >/dev/null
+  run get ipbans.ipsentry.dev -o name |
+    xargs -r -n 100 "$KUBECTL" patch --type=merge --patch='{"metadata":{"finalizers":null}}' >/dev/null || true
 fi
 
 say "chain and sets on every node"

@@ -61,7 +61,7 @@ use crate::{condition, schema};
         name = "Offence",
         type_ = "integer",
         json_path = ".spec.offence",
-        description = "The how-manieth ban of this source."
+        description = "The number of this ban among those of its source, from 1."
     ),
     printcolumn(
         name = "Expires",
@@ -125,7 +125,7 @@ pub struct IPBanSpec {
     /// The ProbePolicy whose count was reached. Detected bans only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy_ref: Option<PolicyRef>,
-    /// The how-manieth ban of this source this is: one more than those, over all policies, that ended within the
+    /// The number of this ban among those of its source, from 1: one more than those, over all policies, that ended within the
     /// memory of the policy's escalation, or without one that are remembered. Detected bans only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "offence")]

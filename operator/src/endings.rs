@@ -258,7 +258,8 @@ impl Endings {
                 tracked.failures = tracked.failures.saturating_add(1);
                 tracked.failure = Some(why);
             }
-            Outcome::Deposed => {}
+            // It is about to be heard that another replica leads.
+            Outcome::Deposed => tracked.not_before = Some(now + backoff(0)),
         }
         self.judge(&name, now);
     }

@@ -16,11 +16,8 @@ use crate::{
     args::Args,
     ban_watch,
     banning::Banning,
-    bans::Bans,
-    changes::Changes,
     client,
     control::Control,
-    events::Events,
     expire::Expiry,
     heartbeats,
     history::store::HistoryStore,
@@ -28,9 +25,7 @@ use crate::{
     lease::{Election, Timing, holder_id},
     memory::{self, Budget},
     metrics::Metrics,
-    policies::Policies,
     protected::keeper::Keeper,
-    publish::Publisher,
     state::State,
     streams::Streams,
 };
@@ -64,22 +59,14 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
     let (decide, decided) = mpsc::channel(DECISIONS);
 
     let history = HistoryStore::start(writer.clone(), dirty.clone(), metrics.clone(), shutdown.clone());
-    let state = Arc::new(State {
-        leadership: leadership.clone(),
-        publisher: Publisher::new(writer.clone()),
-        events: Events::new(writer.clone(), &args.pod_name, metrics.clone()),
+    let state = Arc::new(State::new(
+        leadership.clone(),
         writer,
-        metrics: metrics.clone(),
+        &args.pod_name,
+        metrics.clone(),
         history,
-        protected: protected.clone(),
-        policies: Policies::default().into(),
-        bans: Bans::default().into(),
-        bans_for_queue: Changes::default(),
-        bans_for_expiry: Changes::default(),
-        queue: std::sync::Mutex::default(),
-        gaps: None.into(),
-        ready: false.into(),
-    });
+        protected.clone(),
+    ));
     let inventories = Inventories::start(&reader, &dirty, &metrics, &shutdown);
     let streams =
         Streams::new(reader.clone(), protected, decide, budget.read_backs, metrics.clone(), shutdown.clone());

@@ -58,6 +58,34 @@ pub struct State {
 }
 
 impl State {
+    /// Nothing is known yet; `instance` is this pod's name, `writer` lets writes through only while `leadership` lasts.
+    #[must_use]
+    pub fn new(
+        leadership: Leadership,
+        writer: Client,
+        instance: &str,
+        metrics: Arc<Metrics>,
+        history: HistoryStore,
+        protected: watch::Receiver<Arc<Networks>>,
+    ) -> Self {
+        Self {
+            leadership,
+            publisher: Publisher::new(writer.clone()),
+            events: Events::new(writer.clone(), instance, metrics.clone()),
+            writer,
+            metrics,
+            history,
+            protected,
+            policies: Policies::default().into(),
+            bans: Bans::default().into(),
+            bans_for_queue: Changes::default(),
+            bans_for_expiry: Changes::default(),
+            queue: Mutex::default(),
+            gaps: None.into(),
+            ready: false.into(),
+        }
+    }
+
     /// The policies.
     pub fn policies(&self) -> MutexGuard<'_, Policies> {
         self.policies.lock().unwrap_or_else(PoisonError::into_inner)

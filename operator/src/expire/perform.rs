@@ -93,16 +93,13 @@ async fn release(api: &Api<IPBan>, ban: &Ban) -> Result<(), ActError> {
     merge(api, "released", ban, patch).await
 }
 
-/// Takes off what the operator put on when the ban was its own. What others have written since stays, their end and
-/// reason among it.
+/// Takes off what the operator put on when the ban was its own. An end that somebody else has written since stays.
 async fn let_go(api: &Api<IPBan>, ban: &Ban) -> Result<(), ActError> {
     const WHAT: &str = "left to its author";
     let object = api.get(&ban.name).await.map_err(|error| ActError::from_api(WHAT, error))?;
     let mut spec = json!({"policyRef": null, "offence": null, "evidence": null});
-    for field in ["expiresAt", "reason"] {
-        if !is_somebodys(&object, field) {
-            spec[field] = Value::Null;
-        }
+    if !is_somebodys(&object, "expiresAt") {
+        spec["expiresAt"] = Value::Null;
     }
     let patch = json!({
         "metadata": {

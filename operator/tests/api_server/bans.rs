@@ -31,18 +31,22 @@ use crate::control_plane::{ControlPlane, config, until};
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
 pub(crate) struct Server {
-    _control_plane: std::sync::Arc<ControlPlane>,
+    pub(crate) control_plane: std::sync::Arc<ControlPlane>,
     bans: Api<IPBan>,
     pub(crate) client: Client,
 }
 
-/// An API server that knows our kinds.
+/// An API server that knows our kinds, shared.
 pub(crate) async fn server() -> Option<Server> {
-    let control_plane = ControlPlane::start()?;
+    Some(server_on(ControlPlane::start()?).await)
+}
+
+/// Makes our kinds known to an API server.
+pub(crate) async fn server_on(control_plane: std::sync::Arc<ControlPlane>) -> Server {
     let client = Client::try_from(config(&control_plane.kubeconfig()).await).unwrap();
     install(&client).await;
     let bans: Api<IPBan> = Api::all(client.clone());
-    Some(Server { _control_plane: control_plane, bans, client })
+    Server { control_plane, bans, client }
 }
 
 /// Installs our kinds.

@@ -30,6 +30,13 @@ impl ControlPlane {
         if let Some(control_plane) = running.upgrade() {
             return Some(control_plane);
         }
+        let control_plane = Arc::new(Self::alone()?);
+        *running = Arc::downgrade(&control_plane);
+        Some(control_plane)
+    }
+
+    /// Starts one for a test that changes what others would stumble over.
+    pub(crate) fn alone() -> Option<Self> {
         let Some(binary) = kubernetes_binary() else {
             let reason = "no Kubernetes binary: build it with tests/e2e/cluster, or set IP_SENTRY_K8SLAB";
             assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{reason}");
@@ -38,8 +45,6 @@ impl ControlPlane {
         };
         let control_plane = Self { folder: tempfile::tempdir().unwrap(), binary };
         control_plane.bring_up();
-        let control_plane = Arc::new(control_plane);
-        *running = Arc::downgrade(&control_plane);
         Some(control_plane)
     }
 

@@ -6,6 +6,7 @@ mod audit;
 mod bans;
 mod candidates;
 mod control_plane;
+mod endings;
 mod networks;
 mod offences;
 mod race;
