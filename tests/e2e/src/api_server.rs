@@ -122,7 +122,7 @@ impl ApiServer {
     }
 
     /// Writes what the operator finds in a cluster like that of the setup.
-    async fn discover(&self) -> Result<()> {
+    pub async fn discover(&self) -> Result<()> {
         let status = "{apiVersion: ipsentry.dev/v1alpha1, kind: ProtectedNetworks, metadata: {name: cluster}, \
                       status: {observedAt: \"2026-11-22T10:00:00Z\", cidrs: [10.96.0.0/16, 10.97.0.0/24, \
                       10.97.1.0/24, 10.99.0.1/32, 10.99.0.11/32, 10.99.0.12/31, fd96::/112, fd97::/64, \
@@ -136,6 +136,23 @@ impl ApiServer {
         .map(drop)
     }
 
+    /// What says where it is, for a client of the test's own.
+    #[must_use]
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("kubeconfig")
+    }
+
+    /// Ends the API server at once, and starts it again on what is stored.
+    pub async fn restart(&self) -> Result<()> {
+        let mut stop = Command::new("bash");
+        stop.env("LAB_DIR", self.folder.path()).args(["-c", ". \"$0\"; stop apiserver"]);
+        stop.arg(lab::script("lab.sh"));
+        printed("stop", lab::run(stop, None).await?)?;
+        let up = self.script("up.sh").output()?;
+        ensure!(up.status.success(), "no API server: {}", String::from_utf8_lossy(&up.stderr));
+        Ok(())
+    }
+
     /// Runs kubectl and returns what it printed.
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         printed("kubectl", self.kubectl_with(arguments, None).await?)
@@ -144,7 +161,7 @@ impl ApiServer {
     /// Runs kubectl with that text as its standard input; a failure is not an error here.
     pub async fn kubectl_with(&self, arguments: &[&str], input: Option<&str>) -> Result<Output> {
         let mut command = Command::new(&self.kubectl);
-        command.env("KUBECONFIG", self.folder.path().join("kubeconfig"));
+        command.env("KUBECONFIG", self.kubeconfig());
         command.env("KUBE_EDITOR", EDITOR).args(arguments).current_dir(lab::root());
         lab::run(command, input).await
     }
