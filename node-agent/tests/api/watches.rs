@@ -256,7 +256,7 @@ async fn protected_networks_are_spec_and_status_and_survive_deletion() {
     let object = |cidrs: &[&str]| {
         json!({
             "metadata": {"name": "cluster", "resourceVersion": "5"},
-            "spec": {"cidrs": cidrs}, "status": {"cidrs": ["10.0.0.0/8"]},
+            "spec": {"cidrs": cidrs}, "status": {"cidrs": ["10.0.0.0/8"], "observedAt": "2026-11-22T10:00:00Z"},
         })
     };
     let other = json!({"metadata": {"name": "other"}, "spec": {"cidrs": ["192.0.2.0/24"]}});
