@@ -13,11 +13,24 @@ pub(crate) struct Request {
 }
 
 impl ControlPlane {
+    fn entries(&self) -> Vec<Value> {
+        let log = std::fs::read_to_string(self.folder.path().join("log/audit.json")).unwrap();
+        log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// How often objects whose name begins with one of these were asked to be patched.
+    pub(crate) fn patches(&self, prefixes: &[&str]) -> usize {
+        let is_meant = |entry: &&Value| {
+            let name = entry["objectRef"]["name"].as_str().unwrap_or_default();
+            entry["verb"] == "patch" && prefixes.iter().any(|prefix| name.starts_with(prefix))
+        };
+        self.entries().iter().filter(is_meant).count()
+    }
+
     /// The requests about objects of this name that have been answered, oldest first.
     pub(crate) fn audit(&self, object: &str) -> Vec<Request> {
-        let log = std::fs::read_to_string(self.folder.path().join("log/audit.json")).unwrap();
-        let entries = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        entries
+        self.entries()
+            .into_iter()
             .filter(|entry| entry["objectRef"]["name"] == object)
             .map(|entry| Request {
                 verb: entry["verb"].as_str().unwrap().into(),
