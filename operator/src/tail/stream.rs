@@ -246,6 +246,8 @@ pub(super) async fn read(
         heard = now;
         if let Some(chunk) = frame.data_ref() {
             news |= lines.feed(chunk, clock(), sink);
+            // A log that is behind has the next piece ready at once: the lease and the bans are to have their turn.
+            tokio::task::yield_now().await;
         }
         turn.heard(now, pause, lines.newest());
         // A stream that never pauses lives no longer than another.

@@ -88,8 +88,11 @@ async fn a_hundred_thousand_sources_in_a_minute_leave_memory_and_writes_bounded(
         assert!(replica.is_running(), "the operator has ended after {:?}", begun.elapsed());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    until("every line is read", SOON * 6, async || {
-        replica.metric("ip_sentry_log_lines_total").await >= Some(2.0 * f64::from(SOURCES))
+    let all = 2.0 * f64::from(SOURCES);
+    // A program that was not optimised, on a machine with other work, is far behind by now.
+    until("every line is read", SOON * 18, async || {
+        assert!(replica.is_running(), "the operator has ended after {:?}", begun.elapsed());
+        replica.metric("ip_sentry_log_lines_total").await >= Some(all)
     })
     .await;
     let took = begun.elapsed();
