@@ -30,7 +30,7 @@ build_static = $(static) cargo build --release --locked --target $(host)
 # The same, and each program carries the list of its crates, for scanners of images.
 build_released = $(static) $(auditable) auditable build --release --locked --target $(host)
 # Fails unless these programs carry it.
-carry_crates = @for program in $(1); do readelf --section-headers --wide "$$program" | grep -qF .dep-v0 || \
+carry_crates = @for program in $(1); do readelf --section-headers --wide "$$program" | grep -F .dep-v0 >/dev/null || \
   { echo "$$program does not name its crates" >&2; exit 1; }; done
 host = $(shell rustc -vV | sed -n 's/^host: //p')
 

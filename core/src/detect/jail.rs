@@ -118,10 +118,8 @@ impl Jail {
     ///
     /// `at` is when it was logged; without it the line's own time counts. `protected` is never banned.
     pub fn observe(&mut self, at: Option<Timestamp>, line: &[u8], protected: &Networks) -> Verdict {
-        let mut trail = std::mem::take(&mut self.trail);
-        let verdict = self.observe_in(&mut trail, at, line, protected, &|_, _| false);
-        self.trail = trail;
-        verdict
+        let Self { format, tally, trail } = self;
+        read_line(format, tally, trail, at, line, protected, &|_, _| false)
     }
 
     /// Takes in one line of the log that `trail` is of; of one that is longer than is looked at, its beginning.
@@ -136,37 +134,7 @@ impl Jail {
         protected: &Networks,
         is_banned: &dyn Fn(Source, Timestamp) -> bool,
     ) -> Verdict {
-        if line.len() >= PIECE_BYTES || !trail.is_plain() {
-            return self.observe_with_care(trail, at, line, protected, is_banned);
-        }
-        self.tally.take_in(&self.format.parse(line), at, line, protected, is_banned)
-    }
-
-    /// Takes in a line that is long, or that may be the rest of one.
-    #[cold]
-    fn observe_with_care(
-        &mut self,
-        trail: &mut Trail,
-        at: Option<Timestamp>,
-        line: &[u8],
-        protected: &Networks,
-        is_banned: &dyn Fn(Source, Timestamp) -> bool,
-    ) -> Verdict {
-        let Self { format, tally, .. } = self;
-        let doubt = format.doubt_after(line);
-        let (parsed, is_beginning) = format.read(line);
-        let client = |record| tally.rules.client(record, protected).ok().map(|client| client.address);
-        let client = parsed.as_ref().ok().and_then(client);
-        let is_in_doubt = parsed.is_ok() && trail.is_in_doubt(at, is_beginning, client);
-        if let Some(doubt) = doubt {
-            tally.counters.long_lines += 1;
-            trail.was_long(at, doubt, client.filter(|_| !is_in_doubt));
-        }
-        if is_in_doubt {
-            return tally.take_in(&Err(RecordError::Rest), at, line, protected, is_banned);
-        }
-        tally.counters.beginnings += u64::from(is_beginning);
-        tally.take_in(&parsed, at, line, protected, is_banned)
+        read_line(&mut self.format, &mut self.tally, trail, at, line, protected, is_banned)
     }
 
     /// A ban was lifted by hand: what was logged at or before `until` never counts against this source again.
@@ -230,6 +198,48 @@ impl Jail {
         let line = &self.tally.last_unparsed;
         (!line.is_empty()).then(|| shape(line))
     }
+}
+
+#[inline]
+fn read_line(
+    format: &mut Format,
+    tally: &mut Tally,
+    trail: &mut Trail,
+    at: Option<Timestamp>,
+    line: &[u8],
+    protected: &Networks,
+    is_banned: &dyn Fn(Source, Timestamp) -> bool,
+) -> Verdict {
+    if line.len() >= PIECE_BYTES || !trail.is_plain() {
+        return read_with_care(format, tally, trail, at, line, protected, is_banned);
+    }
+    tally.take_in(&format.parse(line), at, line, protected, is_banned)
+}
+
+/// Takes in a line that is long, or that may be the rest of one.
+#[cold]
+#[inline(never)]
+fn read_with_care(
+    format: &mut Format,
+    tally: &mut Tally,
+    trail: &mut Trail,
+    at: Option<Timestamp>,
+    line: &[u8],
+    protected: &Networks,
+    is_banned: &dyn Fn(Source, Timestamp) -> bool,
+) -> Verdict {
+    let doubt = format.doubt_after(line);
+    let (parsed, is_beginning) = format.read(line);
+    let client = |record| tally.rules.client(record, protected).ok().map(|client| client.address);
+    let client = parsed.as_ref().ok().and_then(client);
+    let is_in_doubt = parsed.is_ok() && trail.is_in_doubt(at, is_beginning, client);
+    if let Some(doubt) = doubt {
+        tally.counters.long_lines += 1;
+        trail.was_long(at, doubt, client.filter(|_| !is_in_doubt));
+    }
+    let parsed = if is_in_doubt { Err(RecordError::Rest) } else { parsed };
+    tally.counters.beginnings += u64::from(is_beginning && !is_in_doubt);
+    tally.take_in(&parsed, at, line, protected, is_banned)
 }
 
 /// Leaves out what stands between a question mark and the next space or quote.

@@ -19,7 +19,8 @@ pub(super) enum Paths {
 
 impl Paths {
     /// The lowest-numbered pattern that the target matches, in its plain form or as it was logged.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "every request comes by one of its callers")]
+    #[inline(always)]
     pub(super) fn find(&mut self, normaliser: &mut Normaliser, target: &[u8]) -> Option<u16> {
         let matcher = match self {
             Self::Any(_) => return Some(0),

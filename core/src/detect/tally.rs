@@ -62,7 +62,8 @@ impl Tally {
     }
 
     /// Takes in what was read from `line`; `is_banned` says whose hits would not have come at that time.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "lines of a usual length come by one of its two callers")]
+    #[inline(always)]
     pub(super) fn take_in(
         &mut self,
         parsed: &Result<Record<'_>, RecordError>,

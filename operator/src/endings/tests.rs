@@ -253,7 +253,8 @@ proptest! {
             prop_assert!(world.acts.is_empty(), "one that does not lead acted: {:?}", world.acts);
             world.take(Step::Lead(true));
         }
-        world.settle(SignedDuration::from_mins(3));
+        // Past every end and every pause: bans last up to 200 s here, and what keeps an object is told a while later.
+        world.settle(SignedDuration::from_mins(10));
         prop_assert_eq!(world.naive(), BTreeMap::new());
         let is_long = |since: &Timestamp| *since + due::STUCK_AFTER <= world.now;
         let stuck = world.bans.values().filter(|ban| ban.deleting_since.as_ref().is_some_and(is_long)).count();

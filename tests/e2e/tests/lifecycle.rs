@@ -49,6 +49,8 @@ fn deleting_the_overlay_does_not_hang_and_leaves_the_bans_in_force() {
             .await
             .context("the overlay can't be deleted")?;
         ensure!(scenario.detected().await? == [banned.ipv4().ban_name()], "the ban's object went too");
+        let networks = kubectl(&["get", "protectednetworks", "--output=name"]).await?;
+        ensure!(networks.is_empty(), "the operator put {networks} back while it was being removed");
         for node in Node::BOTH {
             node.check_chain().await?;
             let reach = banned.reach(node.address(true, 9)).await?;

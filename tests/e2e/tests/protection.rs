@@ -9,17 +9,18 @@ use ip_sentry_e2e::{
     bans::manual,
     client::Reach,
     eventually,
-    lab::kubectl_with,
+    lab::{Lab, kubectl_with},
     node::Node,
     policy::told,
     scenario::{SOON, Scenario, alone, shared},
 };
 use k8s_openapi::api::{
-    admissionregistration::v1::ValidatingAdmissionPolicyBinding, core::v1::Node as NodeObject,
+    admissionregistration::v1::ValidatingAdmissionPolicyBinding,
+    core::v1::{Node as NodeObject, Service},
 };
 use kube::{
     Api, ResourceExt as _,
-    api::{ListParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 
@@ -216,5 +217,86 @@ fn a_network_that_a_policy_exempts_is_let_in_at_once() {
         scenario.policy("probes", json!({"except": except})).await?;
         scenario.passes(&prober, &front).await?;
         scenario.in_no_kernel(prober.ipv4().network(), SOON).await
+    });
+}
+
+/// Waits until the operator has found a network, which is then protected.
+async fn found(scenario: &Scenario, network: &str) -> Result<()> {
+    let api: Api<ProtectedNetworks> = Api::all(scenario.lab.kube.clone());
+    eventually(SOON, &format!("{network} is found"), async || {
+        let found = api.get("cluster").await?.status.map(|status| status.cidrs).unwrap_or_default();
+        ensure!(found.iter().any(|cidr| cidr == network), "not in {found:?}");
+        Ok(())
+    })
+    .await
+}
+
+#[test]
+fn whoever_may_edit_one_namespace_lifts_no_ban() {
+    shared(async |scenario: &Scenario| {
+        let gateway = scenario.gateway_on(Node::One).await?;
+        let (banned, front) = (scenario.client().await?, gateway.front(Node::One, true));
+        let network = banned.ipv4().network();
+        scenario.ban_by_hand(network, None).await?;
+        scenario.in_both_kernels(network).await?;
+
+        let bind = ["create", "rolebinding", "editor", "--clusterrole=edit", "--user=mallory"];
+        kubectl_with(&[&bind[..], &["--namespace", &scenario.namespace]].concat(), None).await?;
+        let as_editor =
+            Lab::client_with(|config| config.auth_info.impersonate = Some("mallory".into())).await?;
+        let address = network.address().to_string();
+        let wish = json!({
+            "metadata": {"name": "wish"},
+            "spec": {"ports": [{"port": 80}], "externalIPs": [address], "type": "LoadBalancer", "loadBalancerIP": address},
+        });
+        let services: Api<Service> = Api::namespaced(as_editor, &scenario.namespace);
+        eventually(SOON, "the editor may write a Service", async || {
+            services.create(&PostParams::default(), &serde_json::from_value(wish.clone())?).await?;
+            Ok(())
+        })
+        .await?;
+        // What a controller gave to a younger Service is protected, so the wish was seen.
+        let services: Api<Service> = Api::namespaced(scenario.lab.kube.clone(), &scenario.namespace);
+        let given =
+            json!({"metadata": {"name": "given"}, "spec": {"ports": [{"port": 80}], "type": "LoadBalancer"}});
+        services.create(&PostParams::default(), &serde_json::from_value(given)?).await?;
+        let status = json!({"status": {"loadBalancer": {"ingress": [{"ip": "198.51.100.77"}]}}});
+        services.patch_status("given", &PatchParams::default(), &Patch::Merge(status)).await?;
+        found(scenario, "198.51.100.77/32").await?;
+
+        scenario.in_both_kernels(network).await?;
+        let reach = banned.reach(front.to).await?;
+        ensure!(reach == Reach::Silence, "{reach:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_deleted_list_of_protected_networks_is_back_at_once_with_what_people_wrote() {
+    alone(async |scenario: &Scenario| {
+        let (friend, stranger) = (scenario.client().await?, scenario.client().await?);
+        let mine = friend.ipv4().network().to_string();
+        protect(scenario, |cidrs| cidrs.push(mine.clone())).await?;
+        let api: Api<ProtectedNetworks> = Api::all(scenario.lab.kube.clone());
+        let checked = async {
+            let begun = std::time::Instant::now();
+            api.delete("cluster", &DeleteParams::default()).await?;
+            eventually(SOON, "bans are admitted again", async || {
+                scenario.ban_by_hand(stranger.ipv4().network(), None).await?;
+                Ok(())
+            })
+            .await?;
+            let took = begun.elapsed();
+            ensure!(took < Duration::from_secs(5), "no ban was admitted for {took:?}");
+            let cidrs = api.get("cluster").await?.spec.cidrs;
+            ensure!(cidrs.contains(&mine), "{mine} is not in {cidrs:?}");
+            scenario.in_both_kernels(stranger.ipv4().network()).await?;
+            let refused = scenario.ban_by_hand(friend.ipv4().network(), None).await;
+            ensure!(refused.is_err(), "a ban of {mine} was admitted");
+            Ok(())
+        }
+        .await;
+        protect(scenario, |cidrs| cidrs.retain(|cidr| *cidr != mine)).await?;
+        checked
     });
 }
