@@ -12,6 +12,7 @@
 
 mod action;
 mod density;
+mod evictions;
 mod hold;
 mod judge;
 mod stored;
@@ -203,20 +204,6 @@ impl BanQueue {
         }
     }
 
-    /// The operator's own bans that a ban of `source` makes unnecessary, or that make it so.
-    fn find_superseded(&mut self, source: Source, snapshot: &Snapshot<'_>, now: Now) {
-        if !self.stored.is_detected(source) {
-            return;
-        }
-        let inside = self.stored.detected_within(source).map(|(inside, _)| inside);
-        let candidates =
-            inside.chain([source]).filter_map(|candidate| snapshot.bans.active(candidate, now.time));
-        let superseded = candidates
-            .filter(|ban| ban.is_managed && snapshot.is_superseded(&self.stored, ban, now.time))
-            .map(|ban| ban.name.clone());
-        self.superseded.extend(superseded);
-    }
-
     /// The protected networks are now the snapshot's and were `before`.
     pub fn protected_changed(&mut self, before: &Networks, snapshot: &Snapshot<'_>, now: Now) {
         if let Some(hold) = &mut self.hold
@@ -334,6 +321,10 @@ impl BanQueue {
     pub fn step(&mut self, snapshot: &Snapshot<'_>, now: Now) -> Step {
         self.policies_changed(snapshot, now);
         self.wake(snapshot, now);
+        if self.waiting.len() == 0 && self.hold.as_ref().is_some_and(|hold| hold.until <= now.instant) {
+            // Nothing is left that could find out whether the cause has gone.
+            self.hold = None;
+        }
         if snapshot.is_leading {
             self.dispatch(snapshot, now);
             self.evict_superseded(snapshot, now);
@@ -368,12 +359,8 @@ impl BanQueue {
 
     /// Starts writes, the strongest first, as far as the limits allow.
     fn dispatch(&mut self, snapshot: &Snapshot<'_>, now: Now) {
-        let most = match &self.hold {
-            Some(hold) if now.instant < hold.until => 0,
-            Some(_) => 1,
-            None => MOST_WRITES,
-        };
-        let mut is_full = false;
+        let most = self.most_writes(now);
+        let (mut is_full, mut limit) = (false, None);
         while self.waiting.in_flight() < most {
             let Some(source) = self.waiting.strongest(is_full) else { break };
             let Some(waiting) = self.waiting.get(source) else { break };
@@ -387,13 +374,13 @@ impl BanQueue {
                 }
             };
             if self.budget.ready_at(now.instant) > now.instant {
-                self.limit = Some(Limit::Rate);
+                limit = Some(Limit::Rate);
                 break;
             }
             let write =
                 Write { name, policy: waiting.policy.clone(), decision: waiting.decision.clone(), ban };
-            if version.is_none() && !self.make_place(hits) {
-                (is_full, self.limit) = (true, Some(Limit::Capacity));
+            if version.is_none() && !self.make_place(hits, snapshot, now) {
+                (is_full, limit) = (true, Some(Limit::Capacity));
                 continue;
             }
             self.budget.spend(now.instant);
@@ -406,41 +393,18 @@ impl BanQueue {
                 Some(version) => Action::Extend(write, version),
             });
         }
-        // While some wait, a pause between two writes does not mean that there is no limit.
-        if self.waiting.ready() == 0 {
-            self.limit = None;
+        // While as many as may be are written, nobody knows whether a limit is still met.
+        if self.waiting.in_flight() < most || self.waiting.ready() == 0 {
+            self.limit = limit;
         }
     }
 
-    /// Whether one more ban may be stored; where as many exist as may, the weakest gives way if it has fewer hits.
-    fn make_place(&mut self, hits: u32) -> bool {
-        let expected = self.stored.detected() + self.creating.len();
-        if expected < self.most_bans + self.evicting.len() {
-            return true;
-        }
-        let unnecessary = self.superseded.first().map(String::as_str);
-        let weakest = self.stored.weakest().find(|(_, name)| !self.evicting.contains(*name));
-        let weaker = weakest.filter(|&(weakest, _)| weakest < hits).map(|(_, name)| name);
-        let Some(name) = unnecessary.or(weaker).map(str::to_owned) else { return false };
-        let why = if self.superseded.remove(&name) { Eviction::Superseded } else { Eviction::Weakest };
-        self.evict(name, why);
-        true
-    }
-
-    fn evict(&mut self, name: String, why: Eviction) {
-        self.evicting.insert(name.clone());
-        self.actions.push(Action::Evict(name, why));
-    }
-
-    fn evict_superseded(&mut self, snapshot: &Snapshot<'_>, now: Now) {
-        while self.evicting.len() < MOST_WRITES
-            && !self.superseded.is_empty()
-            && self.evictions.spend(now.instant)
-            && let Some(name) = self.superseded.pop_first()
-        {
-            if snapshot.bans.get(&name).is_some() && !self.evicting.contains(&name) {
-                self.evict(name, Eviction::Superseded);
-            }
+    /// How many writes may be under way.
+    fn most_writes(&self, now: Now) -> usize {
+        match &self.hold {
+            Some(hold) if now.instant < hold.until => 0,
+            Some(_) => 1,
+            None => MOST_WRITES,
         }
     }
 
@@ -449,15 +413,15 @@ impl BanQueue {
             let wait = Duration::try_from(time.duration_since(now.time)).unwrap_or_default();
             now.instant + wait
         };
+        let hold = self.hold.as_ref().map(|hold| hold.until).filter(|&until| until > now.instant);
         let may_write = is_leading && self.waiting.ready() > 0;
-        let hold = self.hold.as_ref().map(|hold| hold.until);
+        let has_room = self.waiting.in_flight() < self.most_writes(now);
         let write = match self.limit {
             _ if !may_write => None,
-            Some(Limit::Rate) => Some(self.budget.ready_at(now.instant)),
-            // A place that becomes free is told by a change of bans.
-            Some(Limit::Capacity) => None,
-            // The try that is under way says how it goes on.
-            None => hold.filter(|&until| until > now.instant),
+            _ if hold.is_some() => hold,
+            // The answer to a write that is under way, or a change of bans that frees a place, comes first.
+            Some(Limit::Rate) if has_room => Some(self.budget.ready_at(now.instant)),
+            _ => None,
         };
         let eviction = (is_leading && !self.superseded.is_empty() && self.evicting.len() < MOST_WRITES)
             .then(|| self.evictions.ready_at(now.instant));

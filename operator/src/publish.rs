@@ -61,6 +61,13 @@ impl Publisher {
             return Outcome::Deposed;
         }
         match error {
+            // The ban to extend has gone. Where the kind itself is missing, the answer names no object.
+            kube::Error::Api(status)
+                if status.code == 404
+                    && status.details.as_ref().is_some_and(|details| details.name == name) =>
+            {
+                Outcome::Vanished
+            }
             // The name is taken, or the version is not the one that was read.
             kube::Error::Api(status) if status.code == 409 => match self.api.get_opt(name).await {
                 Ok(Some(object)) => match Ban::read(&object) {

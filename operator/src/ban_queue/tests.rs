@@ -283,6 +283,53 @@ fn bans_are_written_at_most_300_at_once_and_20_a_second() {
     assert_eq!((report.limit, report.held_back), (Some(Limit::Rate), report.waiting));
 }
 
+#[test]
+fn while_the_api_server_takes_its_time_or_refuses_all_the_queue_rests() {
+    for refuses in [false, true] {
+        let mut world = World::default();
+        for number in 0..1_000 {
+            world.earn(&address(number), 3);
+        }
+        world.store_all();
+        assert_eq!(world.queue.report().limit, Some(Limit::Rate));
+        world.pass(Duration::from_mins(1));
+        let names = created(&world.step().actions);
+        assert_eq!(names.len(), MOST_WRITES);
+        if refuses {
+            for name in &names {
+                world.written(name, Outcome::Refused(Refusal::Passing(Cause::Unreachable, "no".into())));
+            }
+        }
+        world.pass(Duration::from_millis(100));
+        let step = world.step();
+        assert!(step.actions.is_empty(), "{:?}", step.actions);
+        let until = step.wait_until.expect("the end of a ban, or of the pause");
+        assert!(until > world.now.instant, "refuses: {refuses}");
+    }
+}
+
+#[test]
+fn a_pause_ends_when_nothing_waits_that_could_try() {
+    let mut world = World::default();
+    world.earn("203.0.113.7", 3);
+    world.step();
+    world.written("203.0.113.7", Outcome::Refused(Refusal::Passing(Cause::Unreachable, "no".into())));
+    world.protect(&["203.0.113.0/24"]);
+    world.pass(Duration::from_secs(1));
+    world.step();
+    assert_eq!(world.queue.report(), Report::default());
+}
+
+#[test]
+fn what_is_no_longer_covered_is_not_evicted() {
+    let mut world = World::default();
+    world.applied(world::ban_of("2001:db8:0:1::/64", 3, 200));
+    world.applied(world::ban_of("2001:db8::/56", 200, 300));
+    // Somebody deletes the wider one before the queue is asked.
+    world.deleted("2001-db8---56");
+    assert!(world.step().actions.is_empty());
+}
+
 /// Addresses that are no neighbours.
 fn address(number: u32) -> String {
     std::net::Ipv4Addr::from(0x2d00_0000 + number * 257).to_string()

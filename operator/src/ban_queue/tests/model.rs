@@ -101,8 +101,10 @@ proptest! {
                 Event::Lead => { is_leading = true; world.lead(); }
             }
             let is_held = world.queue.report().hold.is_some();
-            let actions = world.step().actions;
-            for action in actions {
+            let step = world.step();
+            let asks_at_once = step.wait_until.is_some_and(|until| until <= world.now.instant);
+            prop_assert!(!asks_at_once, "it would spin");
+            for action in step.actions {
                 match action {
                     Action::Create(write) | Action::Extend(write, _) => {
                         prop_assert!(is_leading);
