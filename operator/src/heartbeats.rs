@@ -2,6 +2,7 @@
 //! nodes may let the banned through, for the policies' conditions.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -9,10 +10,11 @@ use std::{
 use ip_sentry_crd::condition::Finding;
 use ip_sentry_crd::{FIELD_MANAGER, NodeFirewall, condition};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{
     Api, ResourceExt as _,
     api::{ListParams, Patch, PatchParams},
+    core::PartialObjectMeta,
 };
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +26,11 @@ const READY: &str = "Ready";
 const CLAIMS: [&str; 3] = [READY, "Enforcing", "OperatorActive"];
 /// How often the leader looks.
 const ROUND: Duration = Duration::from_secs(20);
+/// The nodes that the agents' `DaemonSet` wants an agent on, its tolerations aside.
+const WITH_KERNEL: &str =
+    "kubernetes.io/os=linux,type!=virtual-kubelet,eks.amazonaws.com/compute-type!=fargate";
+/// How long a new node may take to start its agent.
+const STARTS_WITHIN: SignedDuration = SignedDuration::from_mins(2);
 /// Three heartbeats of 60 s and their jitter.
 const SILENCE: SignedDuration = SignedDuration::from_secs(225);
 
@@ -32,7 +39,7 @@ const SILENCE: SignedDuration = SignedDuration::from_secs(225);
 pub struct Gaps {
     /// How many there are.
     pub nodes: usize,
-    /// Of how many that have an agent.
+    /// Of how many that have an agent or should have one.
     pub of: usize,
     /// Whether one of them is known to let the banned through; else it is only not known that it drops them.
     pub is_known: bool,
@@ -60,7 +67,10 @@ pub async fn run(state: Arc<State>, shutdown: CancellationToken) {
 
 async fn round(api: &Api<NodeFirewall>, state: &State, now: Timestamp) -> Result<(), kube::Error> {
     let firewalls = api.list(&ListParams::default().match_any()).await?.items;
-    *state.gaps.lock().unwrap_or_else(PoisonError::into_inner) = gaps(&firewalls);
+    let nodes: Api<Node> = Api::all(state.writer.clone());
+    let nodes = nodes.list_metadata(&ListParams::default().match_any().labels(WITH_KERNEL)).await?.items;
+    let bare = without_agent(nodes, &firewalls, now);
+    *state.gaps.lock().unwrap_or_else(PoisonError::into_inner) = gaps(&firewalls, &bare);
     for firewall in firewalls {
         let Some(conditions) = silenced(&firewall, now) else { continue };
         let patch = json!({
@@ -77,13 +87,31 @@ async fn round(api: &Api<NodeFirewall>, state: &State, now: Timestamp) -> Result
     Ok(())
 }
 
-/// The nodes whose `NodeFirewall` is not Ready; where there is none at all, that.
-fn gaps(firewalls: &[NodeFirewall]) -> Option<Gaps> {
+/// A node that has never had an agent, and whether one should be there by now.
+type WithoutAgent = (String, bool);
+
+/// The nodes that have no `NodeFirewall`: a taint may keep the agent away.
+fn without_agent(
+    nodes: impl IntoIterator<Item = PartialObjectMeta<Node>>,
+    firewalls: &[NodeFirewall],
+    now: Timestamp,
+) -> Vec<WithoutAgent> {
+    let with_agent: HashSet<String> = firewalls.iter().map(NodeFirewall::name_any).collect();
+    let bare = nodes.into_iter().filter(|node| !with_agent.contains(&node.name_any()));
+    bare.map(|node| {
+        let joined = node.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        (node.name_any(), joined.is_none_or(|joined| now.duration_since(joined) > STARTS_WITHIN))
+    })
+    .collect()
+}
+
+/// The nodes without an agent, and those whose `NodeFirewall` is not Ready; where there is no node at all, that.
+fn gaps(firewalls: &[NodeFirewall], bare: &[WithoutAgent]) -> Option<Gaps> {
     let ready = |firewall: &NodeFirewall| {
         let status = firewall.status.as_ref()?;
         status.conditions.iter().find(|condition| condition.type_ == READY).cloned()
     };
-    let open: Vec<(bool, String)> = firewalls
+    let mut open: Vec<(bool, String)> = firewalls
         .iter()
         .filter_map(|firewall| match ready(firewall) {
             Some(ready) if ready.status == "True" => None,
@@ -94,7 +122,10 @@ fn gaps(firewalls: &[NodeFirewall]) -> Option<Gaps> {
             None => Some((false, format!("{} has not said anything yet", firewall.name_any()))),
         })
         .collect();
-    let (nodes, of) = (open.len(), firewalls.len());
+    open.extend(bare.iter().map(|(name, is_late)| {
+        (*is_late, format!("{name} has no agent: is it tainted? See components/tolerate-taints"))
+    }));
+    let (nodes, of) = (open.len(), firewalls.len() + bare.len());
     match open.into_iter().max_by_key(|&(is_known, _)| is_known) {
         Some((is_known, example)) => Some(Gaps { nodes, of, is_known, example }),
         None if of == 0 => Some(Gaps { nodes, of, is_known: false, example: "no node has an agent".into() }),
@@ -179,7 +210,24 @@ mod tests {
             (vec![mute],                                                               gap(1, 1, false, "mute has not said anything yet")),
         ];
         for (firewalls, expect) in table {
-            assert_eq!(gaps(&firewalls), expect);
+            assert_eq!(gaps(&firewalls, &[]), expect);
         }
+    }
+
+    #[test]
+    fn a_node_that_has_no_agent_though_it_joined_minutes_ago_lets_the_banned_through() {
+        let now = Timestamp::from_second(1_000).unwrap();
+        let node = |name: &str, joined: i64| -> PartialObjectMeta<Node> {
+            let joined = Timestamp::from_second(joined).unwrap().to_string();
+            serde_json::from_value(json!({"metadata": {"name": name, "creationTimestamp": joined}})).unwrap()
+        };
+        let firewalls = [firewall("True", 990)];
+        for (joined, is_known) in [(879, true), (880, false)] {
+            let bare = without_agent([node("n", 0), node("tainted", joined)], &firewalls, now);
+            let found = gaps(&firewalls, &bare).expect("a gap");
+            assert_eq!((found.nodes, found.of, found.is_known), (1, 2, is_known), "joined at {joined}");
+            assert!(found.example.starts_with("tainted has no agent"), "{}", found.example);
+        }
+        assert_eq!(gaps(&firewalls, &without_agent([node("n", 0)], &firewalls, now)), None);
     }
 }
