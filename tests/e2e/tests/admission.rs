@@ -102,7 +102,9 @@ fn the_api_server_finds_no_fault_with_any_expression() {
 fn the_network_policy_for_metrics_is_accepted() {
     on_an_api_server(async |server: &ApiServer| {
         let component = "deploy/kustomize/components/metrics-network-policy";
-        let policy = server.kubectl(&["create", "--dry-run=server", "--output=json", "-k", component]).await;
+        let policy = server
+            .kubectl(&["apply", "--server-side", "--dry-run=server", "--output=json", "-k", component])
+            .await;
         let policy: Value = serde_json::from_str(&policy?)?;
         ensure!(policy["spec"]["ingress"][0]["ports"][0]["port"] == "http", "{policy:#}");
         // The port and the pods that it speaks of are the operator's.
