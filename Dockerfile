@@ -7,8 +7,8 @@
 # depends on the C library of the stage it ends up in.
 #
 # What goes in is pinned: base images by the digest of their index (the tag tells
-# people which it is), crates by Cargo.lock, Debian's packages by the day that the
-# base image is of. What came in can be read from the images: each program names
+# people which it is), crates by Cargo.lock, Debian's packages by the base image's
+# date. What came in can be read from the images: each program names
 # its crates in its section .dep-v0 (cargo auditable), and the agent's image has
 # Debian's own records of the packages in /var/lib/dpkg/status.d.
 # CONTRIBUTING.md says how to raise the digests.

@@ -29,7 +29,7 @@ static := RUSTFLAGS='-C target-feature=+crt-static'
 build_static = $(static) cargo build --release --locked --target $(host)
 # The same, and each program carries the list of its crates, for scanners of images.
 build_released = $(static) $(auditable) auditable build --release --locked --target $(host)
-# Fails unless these programs carry it.
+# Fails unless these programs carry that list.
 carry_crates = @for program in $(1); do readelf --section-headers --wide "$$program" | grep -F .dep-v0 >/dev/null || \
   { echo "$$program does not name its crates" >&2; exit 1; }; done
 host = $(shell rustc -vV | sed -n 's/^host: //p')

@@ -1,6 +1,6 @@
 //! Whether an operator is at work, by the sign of life that its leader writes into `ProtectedNetworks`.
 //!
-//! Nothing that the operator says of itself can tell that it is gone; an agent outlives it. The time in the sign is
+//! The operator can't report that it is gone; an agent outlives it and can. The time in the sign is
 //! only compared with the one before: what counts is the agent's own monotonic clock.
 
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Writes this node's NodeFirewall: conditions as soon as they change, the number of entries soon after, and all
-//! figures with a heartbeat every minute.
+//! Writes this node's NodeFirewall: conditions as soon as they change, the number of entries some seconds after it
+//! changes, and all figures with a heartbeat every minute.
 //!
 //! When the API server is away nothing waits for this, and nothing is lost: the next write says how things are.
 

@@ -1,8 +1,8 @@
 //! What the kubelet and Prometheus ask: `/healthz`, `/readyz`, `/metrics`.
 //!
 //! Every pod may connect, so nobody may take the place of others: a connection serves one request within
-//! [`CONNECTION`], and where there are more than [`MOST_CONNECTIONS`] the oldest is closed for the new one. Who opens
-//! many and says nothing closes its own.
+//! [`CONNECTION`], and where there are more than [`MOST_CONNECTIONS`] the oldest is closed for the new one. A
+//! client that opens many and sends nothing loses its own connections.
 
 use std::{
     collections::VecDeque,

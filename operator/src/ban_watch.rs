@@ -83,7 +83,7 @@ fn take_in(state: &State, event: watcher::Event<DeserializeGuard<IPBan>>) {
     }
 }
 
-/// Says on a new ban of the operator's own where it comes from, for `kubectl describe`.
+/// Sends an event about a new Detected ban with its origin, for `kubectl describe`.
 fn announce(state: &State, ban: &Ban, object: &IPBan) {
     let spec = &object.spec;
     if let (true, Some(policy), Some(end)) = (ban.is_managed, &spec.policy_ref, ban.expires_at) {

@@ -172,7 +172,7 @@ impl Expiry {
         }
     }
 
-    /// Counts what was done, and says it where people look.
+    /// Counts what was done, and sends events about it.
     fn tell(&self, ban: &Ban, due: Due) {
         let source = ban.source;
         let (what, note) = match due {

@@ -1,7 +1,7 @@
-//! One budget for the whole process, made from what its container may take.
+//! One budget for the whole process, made from its container's memory limit.
 //!
 //! [`limit`] asks the kernel what the container may take, [`Budget`] says what each part gets of it, and [`divide`] how
-//! the policies share what is theirs. What grows with what others send has its bound from here.
+//! the policies share what is theirs. Every table that grows with what others send has its bound here.
 
 use std::{fs, path::Path};
 
@@ -66,8 +66,9 @@ pub fn limit(cgroups: &Path, set: Option<u64>) -> u64 {
     least.unwrap_or(DEFAULT)
 }
 
-/// Divides `total` among parts of which each wants so much: who wants little gets it, the others get the same, and what
-/// nobody wants is divided evenly as well. The sum is never more than `total`.
+/// Divides `total` among parts of which each wants so much: a part that wants less than an even share gets what it
+/// wants, the others get the same, and what no part wants is divided evenly as well. The sum is never more than
+/// `total`.
 #[must_use]
 pub fn divide(total: usize, wants: &[usize]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..wants.len()).collect();

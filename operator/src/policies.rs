@@ -209,7 +209,7 @@ pub struct Entry {
     pending: Option<Pending>,
 }
 
-/// What keeps a policy from being judged for good.
+/// Why a policy is judged again until there is room for it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Pending {
     /// There are too many policies.

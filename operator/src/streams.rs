@@ -47,8 +47,8 @@ pub enum StreamState {
     LeftOut,
 }
 
-/// How long a stream that ended may take to be opened again before it is told that it is not read: it ends about once
-/// an hour, and whenever its log is quiet.
+/// How long a stream that ended may take to open again before the status reports it as not read: a stream ends about
+/// once an hour, and whenever its log is quiet.
 const REOPENING: Duration = Duration::from_secs(5);
 
 /// The latest that is known of a stream.

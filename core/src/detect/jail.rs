@@ -122,7 +122,7 @@ impl Jail {
         read_line(format, tally, trail, at, line, protected, &|_, _| false)
     }
 
-    /// Takes in one line of the log that `trail` is of; of one that is longer than is looked at, its beginning.
+    /// Takes in one line of the log that `trail` belongs to. Reads only the beginning of a line over the limit.
     ///
     /// `is_banned` says whether a source was banned at a time, for a log that was written while nobody was: its hits
     /// would not have come, and are not counted. The rest is as in [`Self::observe`].

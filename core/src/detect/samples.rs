@@ -11,7 +11,7 @@ pub(super) const SAMPLE_BYTES: usize = MAX_TEXT_CHARS + size_of::<Vec<u8>>() + 2
 /// A ring of requests, numbered as they come.
 #[derive(Clone, Debug)]
 pub(super) struct Samples {
-    /// As long as samples are kept; the one of a number is at the number modulo that.
+    /// One place for each sample that is kept; sample `n` is at `n` modulo their number.
     ring: Vec<Vec<u8>>,
     next: u32,
 }

@@ -1,12 +1,13 @@
 //! Lines that may be the rest of a longer one.
 //!
 //! The container runtime cuts lines at 16 KiB, and the kubelet joins the pieces without regard to the stream that they
-//! are of. Where a line of standard error comes between two pieces of one of standard output, the rest is a line of its
-//! own: it begins in the middle of what a client wrote, perhaps with another's address. Nothing in it tells; only that
-//! a long line came just before. So what comes after a long line is not counted where the format can't rule that out.
+//! belong to. Where a line of standard error comes between two pieces of one of standard output, the rest is a line of
+//! its own: it begins in the middle of what a client wrote, perhaps with another's address. Nothing in it shows that,
+//! except that a long line came just before. So what comes after a long line is not counted where the format can't rule
+//! that out.
 //!
-//! What names the client of the long line is counted all the same: whoever forges lines of his own only harms himself,
-//! and can't hide behind long ones.
+//! A line that names the client of the long line still counts: a client that forges lines of its own harms only itself,
+//! and can't hide behind long lines.
 
 use std::net::IpAddr;
 

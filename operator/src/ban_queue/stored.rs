@@ -13,7 +13,7 @@ use crate::{bans::Ban, policies::PolicyKey};
 struct Enforced {
     source: Source,
     end: Option<Timestamp>,
-    /// Of one that the operator made: its hits. These alone count towards the limit, and may give way.
+    /// The hits of a Detected ban; `None` for a Manual one. Only Detected bans count towards the limit and give way.
     hits: Option<u32>,
     policy: Option<PolicyKey>,
 }

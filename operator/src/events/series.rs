@@ -1,4 +1,4 @@
-//! Writes events: what is said anew becomes an object, what is said again counts on in the one there is.
+//! Writes events: a new message becomes an object, a repeated one raises the count of the object that exists.
 //!
 //! The text is part of what makes two messages the same. kube's own recorder leaves it out: the eighth ban of a policy
 //! would be told in the words of the first.
@@ -26,7 +26,7 @@ use super::What;
 const CONTROLLER: &str = "ipsentry.dev/operator";
 /// Where events on objects without a namespace live: the API server takes them nowhere else.
 const CLUSTER_EVENTS: &str = "default";
-/// For how long the same is said by counting on.
+/// For how long a repeated message raises the count of its event.
 const SERIES: Duration = Duration::from_mins(6);
 /// The most messages that are remembered for that.
 const MOST_SERIES: usize = 1_000;
@@ -122,7 +122,7 @@ impl Recorder {
             api.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(series)).await.map(drop)
         };
         if written.is_err() {
-            // Next time it is said anew.
+            // The next message like this creates an event.
             self.series().0.remove(&key);
         }
         written

@@ -1,4 +1,4 @@
-//! The series of each policy: brought up to date from its jail, and gone when the policy is.
+//! The series of each policy: updated from its jail, and removed with the policy.
 
 use std::collections::HashSet;
 

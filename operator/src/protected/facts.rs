@@ -1,7 +1,7 @@
 //! What the cluster's objects say of its own networks, each fact with the object that states it.
 //!
-//! Only what controllers write is a fact. `externalIPs`, `loadBalancerIP` and a Gateway's `spec.addresses` are wishes
-//! of whoever may edit one namespace: they never protect, and an address that somebody wished for is told apart.
+//! Only what controllers write is a fact. `externalIPs`, `loadBalancerIP` and a Gateway's `spec.addresses` are requests
+//! of anyone who may edit one namespace: they never protect, and an address that somebody asked for is kept apart.
 
 use std::{
     collections::{BTreeSet, HashSet},

@@ -1,4 +1,4 @@
-//! Bans that end because their network has become protected, and the object that brought it about.
+//! Bans that end because their network has become protected, and the object that protects it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -54,7 +54,7 @@ pub struct Lifted<'a> {
 }
 
 impl Lifted<'_> {
-    /// What an event says of it.
+    /// The text of the event about it.
     #[must_use]
     pub fn note(&self) -> String {
         let list = |texts: Vec<String>| {

@@ -1,6 +1,6 @@
 //! Which statuses are written now: those with news at once, all others in turn, so that each shows how old it is.
 //!
-//! A status that is renewed every 30 seconds is the sign that somebody looks after its policy. So that many policies
+//! A status that is renewed every 30 seconds shows that an operator looks at its policy. So that many policies
 //! don't become a load, and each written status doesn't wake the operator by itself, they are renewed in batches, the
 //! oldest first.
 

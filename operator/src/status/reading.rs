@@ -1,4 +1,4 @@
-//! What a policy's status says of its lines: whether they have its format, and when they were written.
+//! Conditions about a policy's lines: whether they have its format, and when they were written.
 
 use ip_sentry_crd::condition::Finding;
 use jiff::SignedDuration;
