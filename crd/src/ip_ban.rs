@@ -125,7 +125,8 @@ pub struct IPBanSpec {
     /// The ProbePolicy whose count was reached. Detected bans only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy_ref: Option<PolicyRef>,
-    /// The number of this ban among those of its source, from 1: one more than those, over all policies, that ended within the
+    /// The number of this ban among those of its source, from 1: one more than those, over all policies, that ended
+    /// within the
     /// memory of the policy's escalation, or without one that are remembered. Detected bans only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "offence")]
@@ -223,8 +224,8 @@ impl From<decision::Threshold> for Threshold {
 /// What the operator says of a ban, written only where the ban is not enforced.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 pub struct IPBanStatus {
-    /// Whether nodes drop the network: `True` until the operator finds that they don't, which it says with `False`
-    /// and the condition `Enforced`. Whether every node does is in NodeFirewall.
+    /// Whether nodes drop the network: `True` until the operator finds that they don't; then `False`, and the
+    /// condition `Enforced` gives the reason. Each NodeFirewall shows whether its node does.
     #[serde(default = "enforced")]
     #[schemars(schema_with = "enforced_schema")]
     pub enforced: String,

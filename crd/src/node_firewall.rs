@@ -48,7 +48,7 @@ use crate::condition;
         name = "Operator",
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"OperatorActive\")].status",
-        description = "Whether an operator is at work, as this node sees it: without one nobody is detected."
+        description = "Whether an operator leads, as this node sees it: without one nothing new is banned."
     ),
     printcolumn(
         name = "Heartbeat",

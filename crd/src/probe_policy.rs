@@ -77,13 +77,13 @@ pub use status::{LastBan, ProbePolicyStatus};
         name = "Counted",
         type_ = "date",
         json_path = ".status.countersSince",
-        description = "For how long HITS and BANS have been counted."
+        description = "For how long HITS have been counted."
     ),
     printcolumn(
         name = "Observed",
         type_ = "date",
         json_path = ".status.observedAt",
-        description = "How long ago the operator last looked at it. More than a minute: nobody is detected."
+        description = "How long ago the operator last looked at it. More than a minute: no operator detects."
     ),
     printcolumn(
         name = "Accepted",

@@ -61,8 +61,8 @@ pub struct ProtectedNetworksSpec {
     #[schemars(schema_with = "schema::utc_seconds")]
     pub paused_until: Option<Time>,
     /// Ports of the nodes themselves that answer banned sources too, at most 16; pods' ports never do. Default: none.
-    /// The API server's own addresses and ports always do and need not be listed. A port listed here is open to every attacker that
-    /// is banned: TCP 22 saves an administrator from being locked out of the nodes, and lets those who try SSH
+    /// The API server's own addresses and ports always do and need not be listed. A port listed here is open to every
+    /// attacker that is banned: TCP 22 saves an administrator from being locked out of the nodes, and lets those who try SSH
     /// passwords go on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "up_to_16_ports")]
@@ -104,12 +104,12 @@ pub struct ProtectedNetworksStatus {
     #[schemars(schema_with = "found")]
     pub cidrs: Vec<String>,
     /// Addresses and ports of the API servers, such as `10.0.0.5:6443`, at most 32: every node lets banned sources
-    /// reach them, so that whom a ban has locked out can lift it.
+    /// reach them, so that a person whom a ban locks out can lift it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "up_to_32_servers")]
     pub api_servers: Vec<String>,
     /// When the leading operator last looked, which it does every 20 seconds: a time of more than a minute ago
-    /// means that no operator is at work and nobody detects. Until it is there, no IPBan is admitted.
+    /// means that no operator is at work. Until it is there, no IPBan is admitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_at: Option<Time>,
     /// `Complete` says whether everything that was looked for could be read and had room in the list.

@@ -7,36 +7,38 @@ use serde::{Deserialize, Serialize};
 use crate::condition;
 
 /// Whether the policy works, and what it counted. Written by the replica of the operator that leads: at once when a
-/// condition changes, else every 30 seconds, with more than 180 policies as much more seldom as there are more. A
-/// status that is older than that is no longer looked after: `observedAt` says.
+/// condition changes, else every 30 seconds; with more than 180 policies six a second, in turn. `observedAt` shows how
+/// old it is: when it grows much older than that, no operator is at work.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProbePolicyStatus {
     /// `Ready` sums up the next four: the policy as written is in force, and the logs of its targets are read and
-    /// understood. Wait for it, and let Flux or Argo CD do so. False with the reason of the first of them that does
-    /// not hold; a log without lines yet holds nothing up.
+    /// understood. Wait for it, and let Flux or Argo CD do so. When one of them is False, `Ready` has the reason of the
+    /// first; a log that has no lines yet does not keep it from being True.
     /// `Accepted`: the policy as written is in force. `ResolvedRefs`: its targets exist and have pods.
     /// `LogsStreaming`: their logs can be read. `LogsParsed`: the lines have the policy's format.
+    /// `LinesWhole`: no line was left out because it came right after a line of 16 KiB or more and may be its rest.
+    /// `ClocksAgree`: the clocks of the nodes agree with the operator's.
     /// `WindowComplete`: every hit of the last window was seen; not so for a while where a log did not go back
     /// that far when the operator began to read it, the policy came to a log that was read already, or its window
     /// was made longer.
     /// `ClientIPPreserved`: the log shows the clients' own addresses, not those of nodes or proxies.
-    /// `BansEffective`: every agent's NodeFirewall is Ready, as the operator looks each minute, and no source is seen
-    /// in the log long after it was banned.
+    /// `BansEffective`: every agent's NodeFirewall is Ready, which the operator checks every 20 seconds, and the log
+    /// shows no source long after it was banned.
     /// `BansStored`: the API server takes the bans that are earned.
     /// `BansLimited`: more bans are earned than are written.
     #[serde(default)]
     #[schemars(schema_with = "condition::schema")]
     pub conditions: Vec<Condition>,
-    /// When the operator last looked at the policy and its logs. While it grows older than a minute, nobody is
-    /// detected, whatever the conditions say: does the operator run?
+    /// When the operator last looked at the policy and its logs. Older than a minute (with more than 300
+    /// policies: than 0.2 seconds for each): no operator is at work, whatever the conditions say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_at: Option<Time>,
     /// Containers whose logs are being read.
     #[serde(default)]
     pub streams: i32,
-    /// Since when the counters below count: since the replica that leads took the policy up. They start over when the
-    /// policy is created again, and change to another replica's when that one leads.
+    /// Since when `lines`, `parsed`, `hits` and `earned` have been counted: since the replica that leads took the policy
+    /// up. They start over when the policy is created again, and change to another replica's when that one leads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counters_since: Option<Time>,
     /// Lines read.
@@ -51,7 +53,7 @@ pub struct ProbePolicyStatus {
     /// Sources that earned a ban; in mode Shadow they were let go.
     #[serde(default)]
     pub earned: i64,
-    /// Bans of this policy that are in force now, whoever counted them.
+    /// Bans of this policy that are in force now.
     #[serde(default)]
     pub bans: i64,
     /// The last source that earned a ban.
