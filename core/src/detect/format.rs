@@ -205,12 +205,12 @@ impl Format {
                 let preset = *preset;
                 bare_or_whole(prefixes, line, |line| preset.parse_beginning(line))
             }
-            // Where a group ends is not known before the whole expression has matched.
-            Parser::Regex(_) => Err(RecordError::Shape),
+            Parser::Regex(regex) => {
+                bare_or_whole(prefixes, line, |line| regex.parse_beginning(up_to_piece(line)))
+            }
             Parser::Json(json) => {
                 let bare = prefixes.strip(line)?.unwrap_or(Bare { line, stamp: b"" });
-                let first_piece = &bare.line[..bare.line.len().min(PIECE_BYTES)];
-                json.parse_beginning(first_piece).map(|record| dated(record, bare.stamp))
+                json.parse_beginning(up_to_piece(bare.line)).map(|record| dated(record, bare.stamp))
             }
         }
     }
@@ -235,6 +235,10 @@ impl Format {
             Parser::Json(_) => Doubt::Beginnings,
         })
     }
+}
+
+fn up_to_piece(line: &[u8]) -> &[u8] {
+    &line[..line.len().min(PIECE_BYTES)]
 }
 
 /// Reads a line as it stands, or else without its prefixes.

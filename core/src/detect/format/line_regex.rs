@@ -66,6 +66,8 @@ const ABSENT: usize = usize::MAX;
 pub(super) struct LineRegex {
     /// The quick way, where the expression's shape allows it.
     steps: Option<Steps>,
+    /// The steps up to the address and the path, for lines that are cut.
+    beginning: Option<Steps>,
     regex: Regex,
     groups: CaptureLocations,
     /// Beginning and end of each group in the present line.
@@ -111,12 +113,13 @@ impl LineRegex {
         // Without any name the groups count by their place.
         let by_place = |place: usize| (named.is_empty() && regex.captures_len() > place).then_some(place);
         let ip = group("ip").or_else(|| by_place(1)).ok_or(LineRegexError::NoGroup("ip"))?;
+        let path = group("path").or_else(|| by_place(2));
         let steps = Steps::compile(&hir);
         let caches = if steps.is_some() { 0 } else { 4 * MAX_CACHE_BYTES };
         Ok(Self {
             memory_usage: compiled_bytes(&hir)? + caches,
             ip,
-            path: group("path").or_else(|| by_place(2)),
+            path,
             status: group("status"),
             method: group("method"),
             host: group("host"),
@@ -124,6 +127,7 @@ impl LineRegex {
             time: group("time"),
             forwarded_for: group("forwardedFor"),
             is_known_by_its_beginning: begins_with_group(&hir, ip) || begins_with_word(&hir),
+            beginning: beginning(&hir, ip, path),
             steps,
             groups: regex.capture_locations(),
             marks: vec![ABSENT; 2 * regex.captures_len()],
@@ -157,9 +161,11 @@ impl LineRegex {
     }
 
     pub(super) fn parse<'line>(&mut self, line: &'line [u8]) -> Result<Record<'line>, RecordError> {
-        if !self.find(line) {
-            return Err(RecordError::Shape);
-        }
+        if self.find(line) { self.record(line) } else { Err(RecordError::Shape) }
+    }
+
+    /// What the marks say of a line.
+    fn record<'line>(&self, line: &'line [u8]) -> Result<Record<'line>, RecordError> {
         let group = |index: usize| match self.marks[2 * index..2 * index + 2] {
             [start, end] if start != ABSENT => Some(&line[start..end]),
             _ => None,
@@ -188,6 +194,16 @@ impl LineRegex {
         })
     }
 
+    /// Reads whose request it was and for what from a line's first piece, where the expression's shape allows it.
+    pub(super) fn parse_beginning<'line>(
+        &mut self,
+        first_piece: &'line [u8],
+    ) -> Result<Record<'line>, RecordError> {
+        self.marks.fill(ABSENT);
+        let found = self.beginning.as_ref().map(|steps| steps.find(first_piece, &mut self.marks));
+        if found == Some(Ok(true)) { self.record(first_piece) } else { Err(RecordError::Shape) }
+    }
+
     /// Whether the line matches; the marks then say where its groups are.
     fn find(&mut self, line: &[u8]) -> bool {
         if let Some(steps) = &self.steps
@@ -213,6 +229,23 @@ fn begins_with_group(hir: &Hir, wanted: usize) -> bool {
     parts
         .next()
         .is_some_and(|part| matches!(part.kind(), HirKind::Capture(group) if group.index as usize == wanted))
+}
+
+/// The steps up to the groups for the address and the path, if the address comes first: then no text of a client's is
+/// taken for it, however much of the line is missing.
+fn beginning(hir: &Hir, ip: usize, path: Option<usize>) -> Option<Steps> {
+    let HirKind::Concat(parts) = hir.kind() else { return None };
+    if !begins_with_group(hir, ip) {
+        return None;
+    }
+    let place = |wanted: usize| {
+        let is_it =
+            |part: &Hir| matches!(part.kind(), HirKind::Capture(group) if group.index as usize == wanted);
+        parts.iter().position(is_it)
+    };
+    // What stands behind an address says where it ends.
+    let last = path.map_or_else(|| place(ip).map(|place| place + 1), place)?;
+    Steps::compile(&Hir::concat(parts.get(..=last)?.to_vec()))
 }
 
 /// Whether every match begins with the same four letters. No prefix does: of those, months alone begin with letters, and
@@ -294,6 +327,26 @@ mod tests {
         ];
         for (text, expect) in table {
             assert_eq!(compiled(text).is_known_by_its_beginning(), expect, "expression {text}");
+        }
+    }
+
+    #[test]
+    fn a_beginning_says_as_much_as_there_is_where_the_address_comes_first() {
+        type Read = Result<&'static [u8], RecordError>;
+        let line: &[u8] = br#"203.0.113.7 - - [20/Mar/2026:10:00:00 +0000] "GET /a HTTP/1.1" 404 1"#;
+        #[rustfmt::skip]
+        let table: [(&str, usize, Read); 6] = [
+            (PREDECESSOR,                           52, Ok(b"/a")),
+            (PREDECESSOR,                           51, Ok(b"/")),
+            (PREDECESSOR,                           50, Err(RecordError::Shape)),
+            (r"^(?<ip>\S+) - - (?<time>.*)$",       51, Ok(b"")),
+            (r"^(?<ip>\S+) - (?:(?<path>\S+))?",    51, Err(RecordError::Shape)),
+            (r"^\S*(?<ip>\S+) - (?<path>\S+)",     51, Err(RecordError::Shape)),
+        ];
+        for (text, length, expect) in table {
+            let mut regex = compiled(text);
+            let read = regex.parse_beginning(&line[..length]);
+            assert_eq!(read.map(|record| record.target), expect, "{text}, {length} bytes");
         }
     }
 
