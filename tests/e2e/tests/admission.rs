@@ -296,14 +296,15 @@ fn a_quota_counts_policies() {
         printed("a quota", server.kubectl_with(&["create", "-f-"], Some(quota)).await?)?;
         let policy = "{apiVersion: ipsentry.dev/v1alpha1, kind: ProbePolicy, metadata: {name: case}, \
                       spec: {podSelector: {}, mode: Shadow}}";
+        // Until the quota has been counted it refuses everything, in other words.
         let refused = eventually(LONG, "the quota is in force", async || {
-            server.refused(&["create", "--dry-run=server", "-f-"], Some(policy)).await
+            let refused = server.refused(&["create", "--dry-run=server", "-f-"], Some(policy)).await?;
+            ensure!(refused.contains("exceeded quota: case"), "{refused}");
+            Ok(())
         })
         .await;
         server.kubectl(&["delete", "resourcequota", "case"]).await?;
-        let refused = refused?;
-        ensure!(refused.contains("exceeded quota: case"), "{refused}");
-        Ok(())
+        refused
     });
 }
 

@@ -20,7 +20,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    api::{ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 
@@ -268,35 +268,5 @@ fn whoever_may_edit_one_namespace_lifts_no_ban() {
         let reach = banned.reach(front.to).await?;
         ensure!(reach == Reach::Silence, "{reach:?}");
         Ok(())
-    });
-}
-
-#[test]
-fn a_deleted_list_of_protected_networks_is_back_at_once_with_what_people_wrote() {
-    alone(async |scenario: &Scenario| {
-        let (friend, stranger) = (scenario.client().await?, scenario.client().await?);
-        let mine = friend.ipv4().network().to_string();
-        protect(scenario, |cidrs| cidrs.push(mine.clone())).await?;
-        let api: Api<ProtectedNetworks> = Api::all(scenario.lab.kube.clone());
-        let checked = async {
-            let begun = std::time::Instant::now();
-            api.delete("cluster", &DeleteParams::default()).await?;
-            eventually(SOON, "bans are admitted again", async || {
-                scenario.ban_by_hand(stranger.ipv4().network(), None).await?;
-                Ok(())
-            })
-            .await?;
-            let took = begun.elapsed();
-            ensure!(took < Duration::from_secs(5), "no ban was admitted for {took:?}");
-            let cidrs = api.get("cluster").await?.spec.cidrs;
-            ensure!(cidrs.contains(&mine), "{mine} is not in {cidrs:?}");
-            scenario.in_both_kernels(stranger.ipv4().network()).await?;
-            let refused = scenario.ban_by_hand(friend.ipv4().network(), None).await;
-            ensure!(refused.is_err(), "a ban of {mine} was admitted");
-            Ok(())
-        }
-        .await;
-        protect(scenario, |cidrs| cidrs.retain(|cidr| *cidr != mine)).await?;
-        checked
     });
 }
