@@ -82,7 +82,7 @@ fuzz_target!(|data: &[u8]| {
     let (user, path) = (pad(0, escaped(part(0))), pad(1, escaped(part(1))));
     let (referer, agent) = (pad(2, escaped(header(part(2)))), pad(3, escaped(header(part(3)))));
     let user = if user.is_empty() { "-".to_owned() } else { user };
-    // What is no HTTP request is logged without ` HTTP/1.1`.
+    // nginx logs a request that it could not parse without ` HTTP/1.1`.
     let request = if field & 4 == 0 { format!("GET /{path} HTTP/1.1") } else { path };
     let nginx = format!(
         r#"{CLIENT} - {user} [20/Mar/2026:10:00:00 +0000] "{request}" 404 612 "{referer}" "{agent}""#

@@ -58,7 +58,7 @@ impl Budget {
 /// `/sys/fs/cgroup`.
 #[must_use]
 pub fn limit(cgroups: &Path, set: Option<u64>) -> u64 {
-    // Version 2, and version 1, which says a number beyond all memory where there is no limit.
+    // cgroup v2, then v1. Where there is no limit, v1 gives a number larger than any memory.
     let files = ["memory.max", "memory/memory.limit_in_bytes"];
     let told =
         files.iter().filter_map(|file| fs::read_to_string(cgroups.join(file)).ok()?.trim().parse().ok());

@@ -200,6 +200,7 @@ impl Jail {
     }
 }
 
+/// Takes in one line: a usual one as quickly as it goes, a long one or what follows one with care.
 #[inline]
 fn read_line(
     format: &mut Format,

@@ -121,7 +121,7 @@ pub(super) enum Edge {
     Last,
 }
 
-/// The stamp of such a line; `Some(None)` when there is no line, `None` when nobody could say.
+/// The stamp of such a line; `Some(None)` when there is no line, `None` when the request failed.
 pub(super) async fn edge_stamp(
     client: &Client,
     container: &Container,

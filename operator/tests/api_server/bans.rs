@@ -232,6 +232,30 @@ async fn a_ban_that_changed_since_it_was_read_is_read_again_and_made_longer() {
 }
 
 #[tokio::test]
+async fn a_ban_that_has_gone_when_it_is_to_be_made_longer_is_made_again_and_stops_no_other() {
+    let Some(server) = server().await else { return };
+    let (short, long) = (decision("203.0.113.9", second(600)), decision("203.0.113.9", second(900)));
+    work_off(&server, &short).await;
+    let mut leader = Leader::new(&server);
+    leader.bans.applied(Ban::read(&server.bans.get("203.0.113.9").await.unwrap()).unwrap());
+    let release = json!({"metadata": {"finalizers": null}});
+    server.bans.patch("203.0.113.9", &PatchParams::default(), &Patch::Merge(&release)).await.unwrap();
+    server.bans.delete("203.0.113.9", &DeleteParams::default()).await.unwrap();
+    let jail = leader.policies.iter().next().unwrap().1.jail.clone().unwrap();
+    leader.ask(|queue, snapshot, now| queue.earned(jail, long.clone(), snapshot, now));
+    let [Action::Extend(write, version)] = &leader.ask(BanQueue::step).actions[..] else {
+        panic!("an extension")
+    };
+    let outcome = leader.publisher.extend(write, version).await;
+    assert!(matches!(outcome, Outcome::Vanished), "{outcome:?}");
+    let source = long.source;
+    leader.bans.deleted("203.0.113.9");
+    leader.ask(|queue, snapshot, now| queue.written(source, outcome, snapshot, now));
+    assert_eq!(leader.queue.report().hold, None);
+    assert_eq!(leader.go_on().await, ["create 203.0.113.9: stored"]);
+}
+
+#[tokio::test]
 async fn a_ban_that_is_being_deleted_is_made_again_once_it_is_gone_or_beside_it_after_two_seconds() {
     let Some(server) = server().await else { return };
     for (address, goes) in [("203.0.113.3", true), ("203.0.113.8", false)] {

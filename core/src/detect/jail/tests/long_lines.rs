@@ -42,7 +42,7 @@ fn request(client: &str, path: &str) -> String {
     format!(r#"{client} - - {TIME} "GET {path} HTTP/1.1" 404 1 "-" "-""#)
 }
 
-/// nginx writes four bytes for one of a name that is no text, so its header buffers hold enough to reach the cut.
+/// nginx escapes a byte of a name that is not text as four bytes, so its header buffers hold enough to reach the cut.
 fn with_a_user_up_to_the_cut(victims: &str) -> String {
     let mut line = format!("{CLIENT} - ");
     while line.len() + 4 <= PIECE_BYTES {
