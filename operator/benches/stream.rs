@@ -15,6 +15,7 @@ use std::{collections::HashMap, env, sync::Arc, time::Duration};
 use ip_sentry_crd::ProbePolicy;
 use ip_sentry_operator::{
     client,
+    clock::Clock,
     metrics::Metrics,
     policies::{Outcome, Policies},
     streams::Streams,
@@ -37,7 +38,8 @@ async fn main() {
     let (Some(url), Some(last)) = (words.next(), words.next()) else {
         return println!("benches/peers/stream.py runs this");
     };
-    let client = client::connect(&Config::new(url.parse().unwrap())).unwrap();
+    let clock = Clock::default();
+    let client = client::connect(&Config::new(url.parse().unwrap()), &clock).unwrap();
     let policy: ProbePolicy = serde_json::from_value(json!({
         "apiVersion": "ipsentry.dev/v1alpha1", "kind": "ProbePolicy",
         "metadata": {"name": "default", "namespace": "n", "uid": "policy", "generation": 1},
@@ -56,7 +58,7 @@ async fn main() {
     let (decided, mut decisions) = mpsc::channel(QUEUE);
     let cancel = CancellationToken::new();
     let mut streams =
-        Streams::new(client, protected, decided, 1, Arc::new(Metrics::default()), cancel.clone());
+        Streams::new(client, clock, protected, decided, 1, Arc::new(Metrics::default()), cancel.clone());
     streams.sync(&HashMap::from([(container, jails)]), now, now);
 
     let mut lags = Vec::new();

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 use ip_sentry_crd::IPBan;
-use jiff::Timestamp;
 use kube::{
     Api, Client, ResourceExt as _,
     core::DeserializeGuard,
@@ -40,7 +39,7 @@ pub async fn run(client: Client, state: Arc<State>, listed: Arc<Notify>, shutdow
 }
 
 fn take_in(state: &State, event: watcher::Event<DeserializeGuard<IPBan>>) {
-    let now = Timestamp::now();
+    let now = state.clock.now();
     match event {
         watcher::Event::Init => state.bans().list_begins(),
         watcher::Event::InitApply(object) => {

@@ -102,7 +102,7 @@ impl Banning {
     /// Brings the queue up to date and starts what it wants done. Returns when it wants to be asked again.
     fn advance(&mut self, decided: impl Iterator<Item = Decided>, done: Option<Done>) -> Option<Instant> {
         let state = self.state.clone();
-        let now = Now { instant: Instant::now(), time: Timestamp::now() };
+        let now = Now { instant: Instant::now(), time: state.clock.now() };
         let earned: Vec<_> = decided.filter_map(|decided| self.take_in(decided, now.time)).collect();
         let is_leading = state.leadership.is_leading();
         let protected = state.protected();

@@ -3,7 +3,7 @@
 //! Three clients with connections of their own: [`connect`] for watches and log streams, [`connect_writer`] for what
 //! only the leader may do, and [`connect_lease`] for the lease alone, which must not wait behind anything else.
 //!
-//! All differ from kube's defaults in three ways.
+//! Each answer tells the API server's time to a [`Clock`]. Otherwise they differ from kube's defaults in three ways.
 //! A dead peer is noticed, by TCP keepalive and the kernel's user time-out: otherwise a log stream over a dead
 //! connection hangs for ever, since kube sets no read time-out.
 //! Every request has a time limit ([`deadline`]), since a peer may live and never answer.
@@ -20,7 +20,10 @@ use kube::client::{Body, ConfigExt as _};
 use kube::{Client, Config};
 use tower::{BoxError, ServiceBuilder, ServiceExt as _};
 
-use crate::lease::{GatedStream, Leadership};
+use crate::{
+    clock::Clock,
+    lease::{GatedStream, Leadership},
+};
 
 /// How much of an answer is read ahead: there is a connection for each log.
 const MOST_BUFFERED: usize = 64 * 1024;
@@ -45,28 +48,30 @@ pub async fn config() -> Result<Config, ClientError> {
 }
 
 /// The client for reading: lists, watches and log streams. A connection attempt takes at most 10 s.
-pub fn connect(config: &Config) -> Result<Client, ClientError> {
-    build(config, Duration::from_secs(10), None)
+pub fn connect(config: &Config, clock: &Clock) -> Result<Client, ClientError> {
+    build(config, clock, Duration::from_secs(10), None)
 }
 
 /// The client for the lease alone. A connection attempt takes at most 2 s, [`crate::lease`] bounds each request.
-pub fn connect_lease(config: &Config) -> Result<Client, ClientError> {
-    build(config, Duration::from_secs(2), None)
+pub fn connect_lease(config: &Config, clock: &Clock) -> Result<Client, ClientError> {
+    build(config, clock, Duration::from_secs(2), None)
 }
 
 /// The client for what only the leader may do: it reads through `reader`, and writes only while this replica leads,
 /// on connections that send nothing else and nothing late.
 pub fn connect_writer(
     config: &Config,
+    clock: &Clock,
     reader: Client,
     leadership: &Leadership,
 ) -> Result<Client, ClientError> {
-    let writer = build(config, Duration::from_secs(2), Some(leadership.clone()))?;
+    let writer = build(config, clock, Duration::from_secs(2), Some(leadership.clone()))?;
     Ok(leadership.gate_writes(reader, writer))
 }
 
 fn build(
     config: &Config,
+    clock: &Clock,
     connect_timeout: Duration,
     gate: Option<Leadership>,
 ) -> Result<Client, ClientError> {
@@ -83,12 +88,19 @@ fn build(
     let http = hyper_util::client::legacy::Builder::new(TokioExecutor::new())
         .http1_max_buf_size(MOST_BUFFERED)
         .build::<_, Body>(tls);
+    let clock = clock.clone();
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
         .map_err(BoxError::from)
-        .service(tower::service_fn(move |request| deadline::limited(http.clone(), request)));
+        .service(tower::service_fn(move |request| {
+            let (http, clock) = (http.clone(), clock.clone());
+            async move {
+                let answer = deadline::limited(http, request).await;
+                answer.inspect(|answer| clock.hear(answer.headers()))
+            }
+        }));
     Ok(Client::new(service, config.default_namespace.clone()))
 }
 
@@ -116,7 +128,7 @@ mod tests {
                 held.push(stream);
             }
         });
-        let client = connect(&Config::new(url.parse().unwrap())).unwrap();
+        let client = connect(&Config::new(url.parse().unwrap()), &Clock::default()).unwrap();
         let pods: Api<Pod> = Api::namespaced(client, "shop");
         let began = Instant::now();
         let (params, log) = (ListParams::default(), LogParams { follow: true, ..LogParams::default() });

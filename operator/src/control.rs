@@ -123,7 +123,7 @@ impl Control {
     }
 
     async fn round(&mut self) {
-        let now = Timestamp::now();
+        let now = self.state.clock.now();
         let is_leading = self.state.leadership.is_leading();
         if is_leading != self.was_leading {
             self.was_leading = is_leading;

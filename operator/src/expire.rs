@@ -11,7 +11,6 @@ use std::{
 };
 
 use ip_sentry_crd::IPBan;
-use jiff::Timestamp;
 use kube::Api;
 use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -85,7 +84,7 @@ impl Expiry {
 
     /// Takes in which bans changed.
     fn hear(&mut self) {
-        let now = Timestamp::now();
+        let now = self.state.clock.now();
         for name in self.state.bans_for_expiry.take() {
             let ban = self.state.bans().share(&name);
             self.endings.ban(&name, ban, now);
@@ -94,7 +93,7 @@ impl Expiry {
 
     /// Takes in everything else that may have changed.
     fn compare(&mut self) {
-        let now = Timestamp::now();
+        let now = self.state.clock.now();
         self.endings.protect(self.state.protected(), now);
         let policies = self.state.policies();
         self.endings.except(policies.iter().map(|(key, entry)| (key, &entry.exempt)), now);
@@ -107,7 +106,7 @@ impl Expiry {
     /// Starts what is due, as far as there is room.
     fn start(&mut self) {
         while self.work.len() < MOST_WRITES
-            && let Some(action) = self.endings.next(Timestamp::now())
+            && let Some(action) = self.endings.next(self.state.clock.now())
         {
             match action {
                 Action::Write(shard) => {
@@ -115,9 +114,9 @@ impl Expiry {
                     self.work.spawn(async move { Done::Written(shard, history.write(shard).await) });
                 }
                 Action::Act { ban, due, failure } => {
-                    let api = self.api.clone();
+                    let (api, now) = (self.api.clone(), self.state.clock.now());
                     self.work.spawn(async move {
-                        let result = perform(&api, &ban, due, failure.as_deref(), Timestamp::now()).await;
+                        let result = perform(&api, &ban, due, failure.as_deref(), now).await;
                         Done::Acted(ban, due, result)
                     });
                 }
@@ -130,12 +129,13 @@ impl Expiry {
     /// How long nothing is due.
     fn rest(&self) -> Duration {
         let wake = self.endings.wake().filter(|_| self.work.len() < MOST_WRITES);
-        let rest = wake.map(|wake| wake.duration_since(Timestamp::now()).max(jiff::SignedDuration::ZERO));
+        let rest =
+            wake.map(|wake| wake.duration_since(self.state.clock.now()).max(jiff::SignedDuration::ZERO));
         rest.and_then(|rest| rest.try_into().ok()).map_or(ROUND, |rest: Duration| rest.min(ROUND))
     }
 
     fn done(&mut self, done: Done) {
-        let now = Timestamp::now();
+        let now = self.state.clock.now();
         match done {
             Done::Written(shard, result) => {
                 if let Err(error) = &result

@@ -52,7 +52,7 @@ pub async fn run(state: Arc<State>, shutdown: CancellationToken) {
     let api: Api<NodeFirewall> = Api::all(state.writer.clone());
     loop {
         if state.leadership.is_leading()
-            && let Err(error) = round(&api, &state, Timestamp::now()).await
+            && let Err(error) = round(&api, &state, state.clock.now()).await
             && !Deposed::is_cause_of(&error)
         {
             Metrics::count(&state.metrics.write_errors, "NodeFirewall");

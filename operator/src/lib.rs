@@ -15,6 +15,7 @@ pub mod bans;
 pub mod budget;
 pub mod changes;
 pub mod client;
+pub mod clock;
 pub mod control;
 pub mod endings;
 pub mod events;

@@ -17,6 +17,7 @@ use crate::{
     ban_watch,
     banning::Banning,
     client,
+    clock::Clock,
     control::Control,
     expire::Expiry,
     heartbeats,
@@ -38,15 +39,16 @@ const DECISIONS: usize = 16_384;
 /// Runs the operator until `shutdown`, then ends in order: what is being written is finished, the lease released.
 pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
     let config = client::config().await?;
-    let reader = client::connect(&config)?;
-    let lease_client = client::connect_lease(&config)?;
+    let clock = Clock::default();
+    let reader = client::connect(&config, &clock)?;
+    let lease_client = client::connect_lease(&config, &clock)?;
     let listener =
         TcpListener::bind(args.listen).await.with_context(|| format!("can't listen on {}", args.listen))?;
 
     let holder = holder_id(&args.pod_name, &args.pod_uid);
     let election = Election::new(lease_client, &args.namespace, LEASE, &holder, Timing::default());
     let leadership = election.leadership();
-    let writer = client::connect_writer(&config, reader.clone(), &leadership)?;
+    let writer = client::connect_writer(&config, &clock, reader.clone(), &leadership)?;
     let metrics = Arc::new(Metrics::default());
     let limit = memory::limit(Path::new("/sys/fs/cgroup"), args.memory_limit_mib.map(|mib| mib << 20));
     let budget = Budget::of(limit);
@@ -60,6 +62,7 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
 
     let history = HistoryStore::start(writer.clone(), dirty.clone(), metrics.clone(), shutdown.clone());
     let state = Arc::new(State::new(
+        clock.clone(),
         leadership.clone(),
         writer,
         &args.pod_name,
@@ -68,8 +71,15 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
         protected.clone(),
     ));
     let inventories = Inventories::start(&reader, &dirty, &metrics, &shutdown);
-    let streams =
-        Streams::new(reader.clone(), protected, decide, budget.read_backs, metrics.clone(), shutdown.clone());
+    let streams = Streams::new(
+        reader.clone(),
+        clock,
+        protected,
+        decide,
+        budget.read_backs,
+        metrics.clone(),
+        shutdown.clone(),
+    );
 
     // Writers end first, then the election, so that a write under way is never cut off by its own lease.
     let mut tasks = JoinSet::new();

@@ -16,6 +16,7 @@ use crate::{
     ban_queue::Report,
     bans::{Ban, Bans, DELETION_SLACK},
     changes::Changes,
+    clock::Clock,
     events::{Events, What},
     heartbeats::Gaps,
     history::store::HistoryStore,
@@ -27,6 +28,8 @@ use crate::{
 
 /// The operator's knowledge and its tools.
 pub struct State {
+    /// The time by which everything is judged.
+    pub clock: Clock,
     /// Whether this replica writes.
     pub leadership: Leadership,
     /// Lets writes through only while it does.
@@ -61,6 +64,7 @@ impl State {
     /// Nothing is known yet; `instance` is this pod's name, `writer` lets writes through only while `leadership` lasts.
     #[must_use]
     pub fn new(
+        clock: Clock,
         leadership: Leadership,
         writer: Client,
         instance: &str,
@@ -69,6 +73,7 @@ impl State {
         protected: watch::Receiver<Arc<Networks>>,
     ) -> Self {
         Self {
+            clock,
             leadership,
             publisher: Publisher::new(writer.clone()),
             events: Events::new(writer.clone(), instance, metrics.clone()),

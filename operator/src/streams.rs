@@ -19,6 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock::Clock,
     metrics::{self, Metrics},
     policies::{Outcome, PolicyJail},
     tail::{CloseReason, Container, Failure, LineSink, StreamEvent, Tail, Turns},
@@ -136,6 +137,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Streams {
     running: HashMap<Container, Running>,
     client: Client,
+    clock: Clock,
     protected: watch::Receiver<Arc<Networks>>,
     decided: mpsc::Sender<Decided>,
     turns: Turns,
@@ -149,6 +151,7 @@ impl Streams {
     #[must_use]
     pub fn new(
         client: Client,
+        clock: Clock,
         protected: watch::Receiver<Arc<Networks>>,
         decided: mpsc::Sender<Decided>,
         read_backs: usize,
@@ -156,7 +159,7 @@ impl Streams {
         cancel: CancellationToken,
     ) -> Self {
         let turns = Turns::new(read_backs);
-        Self { running: HashMap::new(), client, protected, decided, turns, metrics, cancel }
+        Self { running: HashMap::new(), client, clock, protected, decided, turns, metrics, cancel }
     }
 
     /// Starts, keeps and ends streams so that exactly the `wanted` ones run; those that are new at `now` start at
@@ -239,7 +242,9 @@ impl Streams {
             metrics: self.metrics.clone(),
             is_split: false,
         };
-        let tail = Tail::new(self.client.clone(), container.clone(), since, self.turns.clone());
+        let clock = self.clock.clone();
+        let tail = Tail::new(self.client.clone(), container.clone(), since, self.turns.clone())
+            .with_clock(move || clock.now());
         tokio::spawn(tail.run(sink, running.cancel.clone()));
         self.running.insert(container, running);
     }

@@ -316,7 +316,7 @@ impl Tail {
         };
         let reach = if self.told_reach { None } else { Some(self.reach(which, born).await) };
         // Only who has been answered takes a turn: a log that hangs keeps no other one waiting.
-        let turn = self.turns.take().await;
+        let turn = self.turns.take(&self.clock).await;
         sink.event(StreamEvent::Opened);
         if let Some(to) = reach {
             self.told_reach = true;

@@ -27,11 +27,11 @@ impl Turns {
         Self(Arc::new(Semaphore::new(most.max(1))))
     }
 
-    /// Waits for a turn. First come, first served.
-    pub(super) async fn take(&self) -> Turn {
+    /// Waits for a turn, which begins at the `clock`'s time. First come, first served.
+    pub(super) async fn take(&self, clock: impl Fn() -> Timestamp) -> Turn {
         // The semaphore is never closed; if it were, there would be no bound to keep.
         let permit = self.0.clone().acquire_owned().await.ok();
-        Turn { permit, began: Instant::now(), began_at: Timestamp::now(), has_begun: false }
+        Turn { permit, began: Instant::now(), began_at: clock(), has_begun: false }
     }
 }
 
@@ -86,7 +86,7 @@ mod tests {
             (late,    soon,  old,                                          true),
         ];
         for (after, pause, newest, ended) in table {
-            let mut turn = turns.take().await;
+            let mut turn = turns.take(Timestamp::now).await;
             turn.heard(Instant::now(), BEGINNING, old);
             assert!(turn.ends(Instant::now()).is_some(), "the kubelet has only just found the first line");
             turn.heard(Instant::now() + after, pause, newest);

@@ -1,6 +1,7 @@
 //! Leases and those who reach for them.
 
 use ip_sentry_operator::client;
+use ip_sentry_operator::clock::Clock;
 use ip_sentry_operator::lease::{Election, Leadership, Timing};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use kube::api::PostParams;
@@ -12,7 +13,7 @@ use crate::control_plane::{ControlPlane, config};
 
 /// A client like the operator's for its lease.
 pub(crate) async fn lease_client(control_plane: &ControlPlane) -> Client {
-    client::connect_lease(&config(&control_plane.kubeconfig()).await).unwrap()
+    client::connect_lease(&config(&control_plane.kubeconfig()).await, &Clock::default()).unwrap()
 }
 
 /// The leases of the namespace that all of these tests use.

@@ -7,6 +7,7 @@ use ip_sentry_core::{net::Source, networks::Networks};
 use ip_sentry_crd::{EVICTED_ANNOTATION, IPBan, ip_ban::Origin};
 use ip_sentry_operator::{
     ban_watch, client,
+    clock::Clock,
     evict::{Evicted, evict},
     expire::Expiry,
     history::store::HistoryStore,
@@ -45,13 +46,14 @@ async fn replica(server: &Server, holder: &str) -> Replica {
     let config = config(&server.control_plane.kubeconfig()).await;
     let lease = lease_client(&server.control_plane).await;
     let candidate = Candidate::enter(lease, "endings", holder, Timing::default());
-    let reader = client::connect(&config).unwrap();
-    let writer = client::connect_writer(&config, reader.clone(), &candidate.leadership).unwrap();
+    let clock = Clock::default();
+    let reader = client::connect(&config, &clock).unwrap();
+    let writer = client::connect_writer(&config, &clock, reader.clone(), &candidate.leadership).unwrap();
     let (cancel, metrics) = (CancellationToken::new(), Arc::<Metrics>::default());
     let history = HistoryStore::start(writer.clone(), Arc::default(), metrics.clone(), cancel.clone());
     let (protect, protected) = watch::channel(Arc::default());
     let leadership = candidate.leadership.clone();
-    let state = Arc::new(State::new(leadership, writer, holder, metrics, history, protected));
+    let state = Arc::new(State::new(clock, leadership, writer, holder, metrics, history, protected));
     tokio::spawn(ban_watch::run(reader, state.clone(), Arc::default(), cancel.clone()));
     tokio::spawn(Expiry::new(state.clone(), Arc::default()).run(cancel.clone()));
     until("all is read", SOON, async || state.bans().is_synced() && state.history.is_synced()).await;

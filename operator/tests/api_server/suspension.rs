@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use ip_sentry_operator::client;
+use ip_sentry_operator::clock::Clock;
 use ip_sentry_operator::lease::{Deposed, Timing};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -32,10 +33,14 @@ const SUSPENDED: Duration = Duration::from_secs(30);
 async fn leader_process() {
     let Some(kubeconfig) = std::env::var_os(KUBECONFIG) else { return };
     let config = config(Path::new(&kubeconfig)).await;
-    let leader =
-        Candidate::enter(client::connect_lease(&config).unwrap(), LEASE, "suspended", Timing::default());
-    let reader = client::connect(&config).unwrap();
-    let writer = client::connect_writer(&config, reader, &leader.leadership).unwrap();
+    let leader = Candidate::enter(
+        client::connect_lease(&config, &Clock::default()).unwrap(),
+        LEASE,
+        "suspended",
+        Timing::default(),
+    );
+    let reader = client::connect(&config, &Clock::default()).unwrap();
+    let writer = client::connect_writer(&config, &Clock::default(), reader, &leader.leadership).unwrap();
     let maps: Api<ConfigMap> = Api::namespaced(writer, "default");
     until("leading", Duration::from_secs(15), async || leader.leadership.is_leading()).await;
     let patch = Patch::Merge(json!({"data": {"ban": "203.0.113.7"}}));

@@ -3,6 +3,7 @@
 use std::{path::Path, process::Command, sync::Arc, time::Duration};
 
 use ip_sentry_crd::{IPBan, OffenceHistory, ProbePolicy};
+use ip_sentry_operator::{client, clock::Clock};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ServiceAccount};
 use kube::{
@@ -44,7 +45,7 @@ impl Cluster {
         let crds = "--selector=app.kubernetes.io/part-of=ip-sentry";
         control_plane.kubectl(&["wait", "--for=condition=Established", "--timeout=30s", "crd", crds]);
         control_plane.kubectl(&["apply", "-k", "deploy/kustomize/base"]);
-        let kube = ip_sentry_operator::client::connect(&config(&control_plane.kubeconfig()).await).unwrap();
+        let kube = client::connect(&config(&control_plane.kubeconfig()).await, &Clock::default()).unwrap();
         let cluster = Self { control_plane, kube, log: GatewayLog::new(), _turn: turn };
         cluster.furnish().await;
         Some(cluster)
@@ -114,7 +115,7 @@ impl Cluster {
         spec["container"] = "nginx".into();
         let policy: ProbePolicy =
             serde_json::from_value(json!({"metadata": {"name": "probes"}, "spec": spec})).unwrap();
-        self.inside().create(&PostParams::default(), &policy).await.unwrap();
+        admitted(&self.inside(), &policy).await;
     }
 
     /// Makes the usual policy, and waits until its replicas read the gateway's log.
@@ -145,7 +146,7 @@ impl Cluster {
             },
         }))
         .unwrap();
-        Api::all(operator).create(&PostParams::default(), &ban).await.unwrap();
+        admitted(&Api::all(operator), &ban).await;
     }
 
     /// All bans that are in force or would be.
@@ -190,6 +191,24 @@ impl Cluster {
         let entries = shards.items.into_iter().flat_map(|shard| shard.spec.entries);
         entries.map(|entry| (entry.cidr, entry.ends.len())).collect()
     }
+}
+
+/// Makes an object. An API server that has just started refuses it for a while: admission has yet to learn of the kinds
+/// and objects that its policies take as parameters.
+async fn admitted<K>(api: &Api<K>, object: &K)
+where
+    K: Resource + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
+{
+    until("the object is admitted", SOON, async || match api.create(&PostParams::default(), object).await {
+        Ok(_) => true,
+        Err(kube::Error::Api(status)) if matches!(status.code, 403 | 422) => {
+            println!("refused: {}", status.message);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            false
+        }
+        Err(error) => panic!("{error}"),
+    })
+    .await;
 }
 
 impl ControlPlane {

@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, its fixtures too")]
 
+mod clocks;
 mod cluster;
 #[path = "../api_server/control_plane.rs"]
 mod control_plane;

@@ -32,6 +32,16 @@ pub(crate) struct Replica {
 impl Replica {
     /// Starts a replica, and waits until everything that it must know has been listed.
     pub(crate) async fn start(cluster: &Cluster, name: &str, installation: &str) -> Self {
+        Self::start_with(cluster, name, installation, |_| {}).await
+    }
+
+    /// [`start`](Self::start) with a changed environment.
+    pub(crate) async fn start_with(
+        cluster: &Cluster,
+        name: &str,
+        installation: &str,
+        change: impl FnOnce(&mut Command),
+    ) -> Self {
         let front = Front::start(cluster.kube.clone(), cluster.log.clone()).await;
         let folder = cluster.control_plane.folder.path();
         let (kubeconfig, log) = (folder.join(format!("{name}.json")), folder.join(format!("log/{name}.log")));
@@ -45,7 +55,9 @@ impl Replica {
         std::fs::write(&kubeconfig, config.to_string()).unwrap();
         // Free at this moment, and nobody else's a moment later: the kernel goes through them all.
         let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let process = Command::new(env!("CARGO_BIN_EXE_ip-sentry-operator"))
+        let mut program = Command::new(env!("CARGO_BIN_EXE_ip-sentry-operator"));
+        change(&mut program);
+        let process = program
             .env("KUBECONFIG", &kubeconfig)
             .env("POD_NAMESPACE", installation)
             .env("POD_NAME", name)

@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use ip_sentry_core::networks::Networks;
 use ip_sentry_operator::{
+    clock::Clock,
     streams::{StreamState, Streams},
     tail::{Container, Failure},
 };
@@ -37,7 +38,15 @@ async fn a_stream_that_is_silent_and_then_never_answered_is_not_said_to_be_read(
     let (_, protected) = watch::channel(Arc::new(Networks::default()));
     let (decided, _) = mpsc::channel(1);
     let cancel = CancellationToken::new();
-    let mut streams = Streams::new(server.client(), protected, decided, 1, Arc::default(), cancel.clone());
+    let mut streams = Streams::new(
+        server.client(),
+        Clock::default(),
+        protected,
+        decided,
+        1,
+        Arc::default(),
+        cancel.clone(),
+    );
     let container = Container {
         namespace: "gateway".into(),
         pod: "nginx".into(),

@@ -31,6 +31,7 @@ runc                              runc
 mmdebstrap                        mmdebstrap
 buildah                           buildah
 valgrind                          valgrind
+faketime                          faketime
 '
 
 missing=()
