@@ -237,13 +237,22 @@ impl Control {
         let (all, mut news) = self.statuses(objects, now);
         for (key, status) in self.written.due(all, Instant::now()) {
             let written = status::write(&self.state.writer, &key, &status).await;
-            if written.is_ok() {
-                if let Some((uid, note)) = news.remove(&key) {
-                    self.state.events.tell(&key, uid, What::NotReady, None, note);
+            let now = Instant::now();
+            match &written {
+                Ok(()) => {
+                    if let Some((uid, note)) = news.remove(&key) {
+                        self.state.events.tell(&key, uid, What::NotReady, None, note);
+                    }
+                    self.written.wrote(key, status, now);
                 }
-                self.written.wrote(key, status, Instant::now());
+                Err(kube::Error::Api(_)) => self.written.refused(key, now),
+                Err(_) => self.written.unanswered(now),
             }
+            let goes_on = matches!(written, Ok(()) | Err(kube::Error::Api(_)));
             self.report("ProbePolicy", written);
+            if !goes_on {
+                break;
+            }
         }
     }
 

@@ -20,18 +20,25 @@ const BETWEEN: Duration = Duration::from_secs(5);
 /// Renewals in a batch, six a second: with more than 180 policies each waits for longer than [`RENEWED`].
 const BATCH: usize = 30;
 
+/// How long nothing is written after a failure: the next round may come 20 times a second.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// What was written, and when.
 #[derive(Debug)]
 pub struct Written {
     statuses: HashMap<PolicyKey, (ProbePolicyStatus, Instant)>,
     renewed: Instant,
+    /// Statuses that the API server refused, and when.
+    refused: HashMap<PolicyKey, Instant>,
+    /// When the API server did not answer.
+    unanswered: Option<Instant>,
 }
 
 impl Written {
     /// Nothing is known to be written.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self { statuses: HashMap::new(), renewed: now }
+        Self { statuses: HashMap::new(), renewed: now, refused: HashMap::new(), unanswered: None }
     }
 
     /// Forgets everything: somebody else may have written since.
@@ -50,25 +57,43 @@ impl Written {
         self.statuses.insert(key, (status, now));
     }
 
+    /// The API server refused this one: it is tried again after a second.
+    pub fn refused(&mut self, key: PolicyKey, now: Instant) {
+        self.refused.insert(key, now);
+    }
+
+    /// The API server did not answer: nothing is tried for a second.
+    pub fn unanswered(&mut self, now: Instant) {
+        self.unanswered = Some(now);
+    }
+
     /// Of the statuses of all policies those to write. Policies that are gone are forgotten.
     pub fn due(
         &mut self,
         all: Vec<(PolicyKey, ProbePolicyStatus)>,
         now: Instant,
     ) -> Vec<(PolicyKey, ProbePolicyStatus)> {
+        let is_recent = |at: &Instant| now.saturating_duration_since(*at) < RETRY;
+        if self.unanswered.as_ref().is_some_and(is_recent) {
+            return Vec::new();
+        }
+        self.refused.retain(|_, at| is_recent(at));
         let mut news = Vec::new();
         let mut old = Vec::new();
         let mut known = HashMap::with_capacity(all.len());
         for (key, status) in all {
             match self.statuses.remove_entry(&key) {
                 Some((kept, (last, at))) => {
-                    if says_more(&last, &status) {
+                    if self.refused.contains_key(&key) {
+                        // Its second is not over.
+                    } else if says_more(&last, &status) {
                         news.push((key, status));
                     } else if now.saturating_duration_since(at) >= RENEWED {
                         old.push((at, key, status));
                     }
                     known.insert(kept, (last, at));
                 }
+                None if self.refused.contains_key(&key) => {}
                 None => news.push((key, status)),
             }
         }
@@ -131,6 +156,24 @@ mod tests {
             let due = write(&mut written, vec![(key(0), status(streams, lines))], start + after * SECOND);
             assert_eq!(!due.is_empty(), expect, "after {after} s");
         }
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_tried_once_a_second_and_a_refusal_holds_up_no_other() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let all = || vec![(key(0), status(1, 0)), (key(1), status(1, 0))];
+        let tried = |written: &mut Written, now| -> Vec<String> {
+            written.due(all(), now).into_iter().map(|(key, _)| key.name).collect()
+        };
+        let mut written = Written::new(start);
+        written.refused(key(0), start);
+        assert_eq!(tried(&mut written, at(50)), ["gw-001"]);
+        assert_eq!(tried(&mut written, at(999)), ["gw-001"]);
+        assert_eq!(tried(&mut written, at(1_000)), ["gw-000", "gw-001"]);
+        written.unanswered(at(1_000));
+        assert!(tried(&mut written, at(1_999)).is_empty());
+        assert_eq!(tried(&mut written, at(2_000)).len(), 2);
     }
 
     #[test]

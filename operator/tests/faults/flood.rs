@@ -106,4 +106,12 @@ async fn a_hundred_thousand_sources_in_a_minute_leave_memory_and_writes_bounded(
     let bound = 2.0 * (300.0 + 20.0 * took.as_secs_f64()) + 5.0 * took.as_secs_f64();
     assert!(f64::from(u32::try_from(writes).unwrap()) <= bound, "{writes} writes in {took:?}");
     assert!(bans <= 20_000, "{bans} bans");
+
+    // Who probes more than all of these is banned before those that still wait.
+    let waiting = replica.metric("ip_sentry_decisions_waiting").await;
+    let canary = "203.0.113.9";
+    let since = Instant::now();
+    cluster.log.write((0..12).map(|number| request(canary, &format!("/.env?{number}"))));
+    cluster.until_one_banned(canary, SOON).await;
+    println!("{canary} was banned after {:?}, with {waiting:?} waiting", since.elapsed());
 }

@@ -12,8 +12,8 @@ use std::{
 };
 
 use axum::{Router, body::Body, extract::State, serve::Listener};
-use futures::StreamExt as _;
-use http::{HeaderValue, Request, Response, header};
+use futures::{StreamExt as _, TryStreamExt as _};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use kube::Client;
 use tokio::{
@@ -39,6 +39,8 @@ pub(crate) struct Seen {
     pub(crate) body: String,
     /// `None` while it is not answered.
     pub(crate) status: Option<u16>,
+    /// Whether the API server has forgotten where a watch was: then only a list helps.
+    pub(crate) is_gone: bool,
     pub(crate) at: Instant,
 }
 
@@ -155,6 +157,7 @@ async fn pass(State(front): State<Arc<Inner>>, request: Request<Body>) -> Respon
         query: head.uri.query().unwrap_or_default().to_owned(),
         body: String::from_utf8_lossy(&body).into_owned(),
         status: None,
+        is_gone: false,
         at: Instant::now(),
     };
     let fault = (front.plan.lock().unwrap())(&seen);
@@ -180,6 +183,7 @@ async fn pass(State(front): State<Arc<Inner>>, request: Request<Body>) -> Respon
         }
     };
     front.seen.lock().unwrap()[number].status = Some(answer.status().as_u16());
+    let answer = if seen.is_watch() { note_gone(answer, front.clone(), number) } else { answer };
     match fault.cut {
         None => answer,
         Some(after) => answer.map(|body| {
@@ -188,6 +192,19 @@ async fn pass(State(front): State<Arc<Inner>>, request: Request<Body>) -> Respon
             Body::from_stream(whole.chain(futures::stream::once(async { broken })))
         }),
     }
+}
+
+/// Notes when the answer to a watch says 410: with a status of its own, or in its body.
+fn note_gone(answer: Response<Body>, front: Arc<Inner>, number: usize) -> Response<Body> {
+    let is_refused = answer.status() == StatusCode::GONE;
+    answer.map(|body| {
+        Body::from_stream(body.into_data_stream().inspect_ok(move |chunk| {
+            let says_so = chunk.windows(10).any(|window| window == br#""code":410"#);
+            if is_refused || says_so {
+                front.seen.lock().unwrap()[number].is_gone = true;
+            }
+        }))
+    })
 }
 
 fn refusal(code: u16, message: &str) -> Response<Body> {

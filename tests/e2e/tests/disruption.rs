@@ -176,11 +176,26 @@ fn in_seconds(seconds: i64) -> Result<Timestamp> {
     Ok(Timestamp::from_second(Timestamp::now().as_second() + seconds)?)
 }
 
+/// Waits until `kubectl get nodefirewalls` shows that in the column `OPERATOR`.
+async fn says_operator_is(scenario: &Scenario, node: Node, expect: &str, limit: Duration) -> Result<()> {
+    let name = scenario.lab.firewall(node).await?.name_any();
+    eventually(limit, &format!("OPERATOR of {name} is {expect}"), async || {
+        let table = kubectl(&["get", "nodefirewall", &name]).await?;
+        let (titles, values) = table.split_once('\n').context("no node")?;
+        let column = titles.find("OPERATOR").context("there is no such column")?;
+        let value = values.get(column..).and_then(|rest| rest.split_whitespace().next());
+        ensure!(value == Some(expect), "{table}");
+        Ok(())
+    })
+    .await
+}
+
 #[test]
 fn without_an_operator_bans_are_enforced_and_lifted_and_end_on_time() {
     alone(async |scenario: &Scenario| {
         let (short, long) = (scenario.client().await?, scenario.client().await?);
         operator::scale(&scenario.lab, 0).await?;
+        let stopped = Instant::now();
         let checked = async {
             let end = in_seconds(6)?;
             scenario.ban_by_hand(short.ipv4().network(), Some(end)).await?;
@@ -198,11 +213,22 @@ fn without_an_operator_bans_are_enforced_and_lifted_and_end_on_time() {
             kubectl(&["delete", "ipban", &long.ipv4().ban_name(), "--timeout=5s"]).await?;
             let took = passed_after(&long, &nodes_doors(), lifted).await?;
             ensure!(took < 2.0, "it was let in {took} s after kubectl began to delete the ban");
+
+            // Nor does anybody believe that attackers are still detected.
+            for node in Node::BOTH {
+                let limit = Duration::from_mins(1).saturating_sub(stopped.elapsed());
+                says_operator_is(scenario, node, "False", limit).await?;
+            }
+            println!("both nodes said after {:?} that no operator is at work", stopped.elapsed());
             Ok(())
         }
         .await;
         operator::scale(&scenario.lab, 2).await?;
-        checked
+        checked?;
+        for node in Node::BOTH {
+            says_operator_is(scenario, node, "True", SOON).await?;
+        }
+        Ok(())
     });
 }
 
