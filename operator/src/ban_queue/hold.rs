@@ -8,8 +8,8 @@ use crate::refusal::Cause;
 
 /// How long the first pause lasts; each further one is twice as long.
 const FIRST: Duration = Duration::from_millis(250);
-/// The longest pause.
-const LONGEST: Duration = Duration::from_secs(10);
+/// The longest pause: an attempt now and then is no load, and a pause outlives its cause by as much.
+const LONGEST: Duration = Duration::from_secs(3);
 
 /// The time until try number `tries`, counted from 0.
 pub(super) fn backoff(tries: u32, longest: Duration) -> Duration {

@@ -129,6 +129,14 @@ impl Cluster {
         .await;
     }
 
+    /// Waits until admission knows its parameters, so that it refuses no ban for the want of them.
+    pub(crate) async fn until_bans_are_admitted(&self) -> Duration {
+        let ban = json!({"metadata": {"name": "192.0.2.1"}, "spec": {"cidr": "192.0.2.1/32", "origin": "Manual", "reason": "a test's"}});
+        let ban: IPBan = serde_json::from_value(ban).unwrap();
+        let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+        until("bans are admitted", SOON * 5, async || self.bans().create(&dry_run, &ban).await.is_ok()).await
+    }
+
     /// Makes a ban as the operator would, that ends so soon.
     pub(crate) async fn detected(&self, address: &str, length: Duration) {
         let mut config = config(&self.control_plane.kubeconfig()).await;
