@@ -14,6 +14,7 @@ mod flood;
 mod front;
 mod gateway_log;
 mod leaders;
+mod many_nodes;
 mod outages;
 mod release;
 mod replica;
