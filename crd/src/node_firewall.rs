@@ -72,9 +72,9 @@ pub struct NodeFirewallSpec {}
 pub struct NodeFirewallStatus {
     /// `Ready`: every ban is in the kernel, the rules stand where they must, and `Enforcing` is True. `Enforcing`:
     /// drops are not paused, and packets to pods were not seen to go around the rules. `BackendDetected`: the
-    /// kernel has what the backend needs. `ChainFirst`: nothing in INPUT or FORWARD comes before the chain.
-    /// `OperatorActive`: an operator leads, by its sign of life in ProtectedNetworks; False 50 seconds after the
-    /// last.
+    /// kernel has what the backend needs. `ChainFirst`: nothing in INPUT, FORWARD or OUTPUT comes before our
+    /// chains. `OperatorActive`: an operator leads, by its sign of life in ProtectedNetworks; False 50 seconds
+    /// after the last.
     #[serde(default)]
     #[schemars(schema_with = "condition::schema")]
     pub conditions: Vec<Condition>,

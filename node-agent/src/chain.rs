@@ -1,4 +1,4 @@
-//! Keeps the chains `IP-BLOCKER`, `IP-BLOCKER-HIT` and the jumps to them in place.
+//! Keeps the chains `IP-BLOCKER`, `IP-BLOCKER-HIT`, `IP-BLOCKER-OUT` and the jumps to them in place.
 //!
 //! Owns the `iptables-legacy` tools. What the chain has to hold comes in; how it stands, as read back from the
 //! kernel, goes out. Whoever else writes rules locks the same file, so its being closed is the sign to look
@@ -246,7 +246,7 @@ impl ChainKeeper {
             self.truce_until = Some(now + TRUCE);
             tracing::error!(
                 minutes = TRUCE.as_secs() / 60,
-                "another program keeps taking the first place in INPUT or FORWARD: leaving it to it for a while"
+                "another program keeps taking the first place in INPUT, FORWARD or OUTPUT: leaving it to it for a while"
             );
         }
     }
@@ -279,7 +279,8 @@ impl ChainKeeper {
                 status.exceptions = wanted.exceptions.clone();
             }
             status.no_set_match |= matches!(failure, Some(XtablesError::NoSetMatch(_)));
-            status.no_time_match |= matches!(failure, Some(XtablesError::NoTimeMatch(_)));
+            status.matches.dates &= !matches!(failure, Some(XtablesError::NoTimeMatch(_)));
+            status.matches.labels &= !matches!(failure, Some(XtablesError::NoLabelMatch(_)));
             status.repairs += repairs;
             status.problem = problem;
             *status != before

@@ -252,7 +252,7 @@ impl Enforcer {
     fn hear_of_chain(&mut self, chain: &ChainStatus) {
         let with_sets = matches!(self.way, Some(Way::Ipset(_)));
         self.dirty |= chain.no_set_match && with_sets && self.choice == BackendChoice::Auto;
-        if self.excepted.dates_match(!chain.no_time_match) {
+        if self.excepted.kernel_can(chain.matches) {
             self.want_again();
         }
     }
@@ -290,7 +290,7 @@ impl Enforcer {
     /// Reads everything and brings it in step, whatever the way.
     fn bring_in_step(&mut self, chain: &ChainStatus) {
         self.dirty = false;
-        self.excepted.dates_match(!chain.no_time_match);
+        self.excepted.kernel_can(chain.matches);
         self.complete_sight();
         let Sight::Complete(view) = &self.sight else {
             self.tell_waiting();
@@ -373,7 +373,7 @@ impl Enforcer {
         let now = Timestamp::now();
         let exceptions = self.excepted.at(now);
         let [v4, v6] =
-            Family::BOTH.map(|family| plain::rules(view, family, &exceptions, now, self.excepted.dates));
+            Family::BOTH.map(|family| plain::rules(view, family, &exceptions, now, self.excepted.matches));
         let (entries, refused) = (v4.bans + v6.bans, v4.refused + v6.refused);
         self.way = Some(Way::Rules);
         self.settled = false;
@@ -440,7 +440,7 @@ impl Enforcer {
 
     fn want_sets(&self) {
         let exceptions = self.excepted.at(Timestamp::now());
-        let [v4, v6] = Family::BOTH.map(|family| Rules::of_sets(family, &exceptions, self.excepted.dates));
+        let [v4, v6] = Family::BOTH.map(|family| Rules::of_sets(family, &exceptions, self.excepted.matches));
         self.want(Wanted { backend: Backend::Ipset, v4, v6, exceptions });
     }
 

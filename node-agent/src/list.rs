@@ -78,7 +78,9 @@ pub async fn list(output: Output, out: &mut impl Write) -> Result<(), ListError>
         Output::Table => print(bans.values(), out)?,
     }
     if !hooked {
-        tracing::warn!("INPUT or FORWARD does not go through IP-BLOCKER: not everything here is dropped");
+        tracing::warn!(
+            "INPUT, FORWARD or OUTPUT does not go through our chains: not everything here is dropped"
+        );
     }
     Ok(())
 }

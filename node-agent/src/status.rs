@@ -9,7 +9,7 @@ use std::time::Duration;
 use ip_sentry_core::enforce::{
     chain::Counters,
     paths::Verdict,
-    rules::{Exceptions, Rules},
+    rules::{Exceptions, Matches, Rules},
 };
 use ip_sentry_crd::{condition::Finding, node_firewall::Backend};
 use tokio::time::Instant;
@@ -62,7 +62,7 @@ pub struct SetsStatus {
 /// Where the jumps to the chain stand.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Standing {
-    /// Before everything else in INPUT and FORWARD.
+    /// Before everything else in INPUT, FORWARD and OUTPUT.
     First,
     /// Behind other rules.
     Behind,
@@ -85,8 +85,8 @@ pub struct ChainStatus {
     pub problem: Option<Problem>,
     /// The kernel can't match sets.
     pub no_set_match: bool,
-    /// The kernel can't match the time.
-    pub no_time_match: bool,
+    /// What else it can match, as far as was seen.
+    pub matches: Matches,
     /// How often chain or jumps were changed by somebody else and put right.
     pub repairs: u64,
     /// What was dropped since this agent started, and what the rules that it found had dropped before.
@@ -119,7 +119,7 @@ pub fn findings(facts: &Facts, now: Instant) -> Vec<Finding> {
         ready = Finding { kind: ready.kind, ..enforcing.clone() };
     }
     let operator = leader::finding(sign.as_ref(), protected_trouble.as_ref(), now);
-    vec![ready, enforcing, backend(sets), first(chain), operator]
+    vec![ready, enforcing, backend(sets, chain), first(chain), operator]
 }
 
 /// Whether every ban is in the kernel, and the rules stand where they must.
@@ -208,10 +208,19 @@ fn enforcing(sets: &SetsStatus, chain: &ChainStatus) -> Finding {
     }
 }
 
-fn backend(sets: &SetsStatus) -> Finding {
+fn backend(sets: &SetsStatus, chain: &ChainStatus) -> Finding {
+    let why = || {
+        let lacking = if chain.matches.labels {
+            ""
+        } else {
+            "; it can't match labels of connections, so a banned client that prepared for it goes on with a \
+             connection: load the module xt_connlabel and restart the agent"
+        };
+        format!("{}{lacking}", sets.backend_why)
+    };
     match sets.backend {
-        Some(Backend::Ipset) => Finding::yes("BackendDetected", "Ipset", sets.backend_why.clone()),
-        Some(Backend::Rules) => Finding::yes("BackendDetected", "Rules", sets.backend_why.clone()),
+        Some(Backend::Ipset) => Finding::yes("BackendDetected", "Ipset", why()),
+        Some(Backend::Rules) => Finding::yes("BackendDetected", "Rules", why()),
         None => match &sets.problem {
             Some(problem) => Finding::no("BackendDetected", problem.reason, problem.message.clone()),
             None => Finding::unknown("BackendDetected", "NotTried", "the kernel was not asked yet"),
@@ -222,17 +231,19 @@ fn backend(sets: &SetsStatus) -> Finding {
 fn first(chain: &ChainStatus) -> Finding {
     match chain.standing {
         None => Finding::unknown("ChainFirst", "NotVerified", "the rules were not read back yet"),
-        Some(Standing::First) => {
-            Finding::yes("ChainFirst", "First", "the jumps to IP-BLOCKER stand first in INPUT and FORWARD")
-        }
+        Some(Standing::First) => Finding::yes(
+            "ChainFirst",
+            "First",
+            "the jumps to our chains stand first in INPUT, FORWARD and OUTPUT",
+        ),
         Some(Standing::Behind) => {
-            Finding::no("ChainFirst", "Behind", "a jump to IP-BLOCKER stands behind other rules")
+            Finding::no("ChainFirst", "Behind", "a jump to a chain of ours stands behind other rules")
         }
         Some(Standing::Contended) => Finding::no(
             "ChainFirst",
             "Contended",
-            "another program keeps putting its rules before the jump to IP-BLOCKER in INPUT or FORWARD: configure \
-             it to append its rules (Calico: chainInsertMode Append); the agent tries again in some minutes",
+            "another program keeps putting its rules before our jump in INPUT, FORWARD or OUTPUT: configure it to \
+             append its rules (Calico: chainInsertMode Append); the agent tries again in some minutes",
         ),
     }
 }

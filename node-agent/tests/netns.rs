@@ -18,6 +18,9 @@ mod packets;
 #[path = "netns/directions.rs"]
 mod directions;
 
+#[path = "netns/pickups.rs"]
+mod pickups;
+
 #[path = "netns/paths.rs"]
 mod paths;
 

@@ -1,18 +1,19 @@
 //! Our chains and the jumps to them: recognised in what `iptables-save` prints, rendered for
 //! `iptables-restore --noflush`.
 //!
-//! The chains are ours and are written as a whole; in INPUT and FORWARD nothing is touched but our own jumps. A
+//! The chains are ours and are written as a whole; in the kernel's own nothing is touched but our own jumps. A
 //! restore is one change of the kernel's table, so no packet sees half of it.
 
 use std::fmt::Write;
 
-use super::rules::{CHAIN, HIT_CHAIN, Rules};
+use super::rules::{CHAIN, HIT_CHAIN, OUT_CHAIN, Rules};
 
-/// The chains that jump to ours first: packets for the node itself, and packets for its pods.
-pub const HOOKS: [&str; 2] = ["INPUT", "FORWARD"];
+/// The kernel's chains that jump to ours first, and to which: packets for the node itself, packets for its pods and
+/// of them, and packets of the node.
+const HOOKS: [(&str, &str); 3] = [("INPUT", CHAIN), ("FORWARD", CHAIN), ("OUTPUT", OUT_CHAIN)];
 
 /// Our chains: what goes to the second is named by the first.
-const CHAINS: [&str; 2] = [CHAIN, HIT_CHAIN];
+const CHAINS: [&str; 3] = [CHAIN, HIT_CHAIN, OUT_CHAIN];
 
 /// Packets and bytes that a rule matched.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -38,9 +39,9 @@ impl std::ops::Add for Counters {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Table {
     /// The rules in each of [`CHAINS`] with their counters; `None` where there is no such chain.
-    chains: [Option<Vec<(String, Counters)>>; 2],
+    chains: [Option<Vec<(String, Counters)>>; 3],
     /// What there is in each of [`HOOKS`].
-    hooks: [Hook; 2],
+    hooks: [Hook; 3],
     /// Every rule elsewhere that goes to a chain of ours, as `CHAIN the rest`.
     references: Vec<String>,
 }
@@ -50,7 +51,7 @@ pub struct Table {
 struct Hook {
     /// How many rules it has.
     rules: usize,
-    /// At which places, from 0, are plain jumps to our chain.
+    /// At which places, from 0, are plain jumps to the chain of ours that it goes to.
     jumps: Vec<usize>,
     /// What went through those.
     passed: Counters,
@@ -59,7 +60,7 @@ struct Hook {
 /// Where our jumps stand.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Place {
-    /// Missing in INPUT or FORWARD.
+    /// Missing somewhere.
     Missing,
     /// Once in each, somewhere behind other rules, or more than once.
     Behind,
@@ -72,7 +73,7 @@ impl Table {
     #[must_use]
     pub fn concerns_us(line: &str) -> bool {
         let (_, rule) = split_counters(line);
-        line.contains(CHAIN) || HOOKS.iter().any(|hook| rule.starts_with(&format!("-A {hook} ")))
+        line.contains(CHAIN) || HOOKS.iter().any(|(hook, _)| rule.starts_with(&format!("-A {hook} ")))
     }
 
     /// Reads the output of `iptables-save -c -t filter`. Lines that say nothing about us are passed over.
@@ -104,10 +105,10 @@ impl Table {
             ours.get_or_insert_default().push((rest.to_owned(), counters));
             return;
         }
-        let hook = HOOKS.iter().position(|hook| *hook == chain);
+        let hook = HOOKS.iter().position(|(hook, _)| *hook == chain);
         let target = rest.rsplit_once("-j ").or_else(|| rest.rsplit_once("-g ")).map(|(_, target)| target);
         let target = target.and_then(|target| target.split(' ').next());
-        let is_jump = hook.is_some() && rest.strip_prefix("-j ") == Some(CHAIN);
+        let is_jump = hook.is_some_and(|hook| rest.strip_prefix("-j ") == Some(HOOKS[hook].1));
         if target.is_some_and(|target| CHAINS.contains(&target)) && !is_jump {
             self.references.push(format!("{chain} {rest}"));
         }
@@ -135,7 +136,7 @@ impl Table {
     /// Whether our chains hold exactly these rules in this order.
     #[must_use]
     pub fn holds(&self, rules: &Rules) -> bool {
-        let pairs = self.chains.iter().zip([&rules.chain, &rules.hit]);
+        let pairs = self.chains.iter().zip(by_chain(rules));
         pairs.into_iter().all(|(held, wanted)| {
             held.as_ref().is_some_and(|held| held.iter().map(|(rule, _)| rule).eq(wanted))
         })
@@ -152,7 +153,7 @@ impl Table {
     /// The rules of the chain that every packet passes, with what they matched.
     #[must_use]
     pub fn rules(&self) -> &[(String, Counters)] {
-        let [chain, _] = &self.chains;
+        let [chain, ..] = &self.chains;
         chain.as_deref().unwrap_or_default()
     }
 
@@ -167,7 +168,7 @@ impl Table {
     /// What went from FORWARD through our chain since the jump was put in, banned or not.
     #[must_use]
     pub fn forwarded(&self) -> Counters {
-        let [_, forward] = &self.hooks;
+        let [_, forward, _] = &self.hooks;
         forward.passed
     }
 
@@ -181,21 +182,21 @@ impl Table {
             for chain in CHAINS {
                 line(&mut text, format_args!(":{chain} - [0:0]"));
             }
-            for (chain, rules) in CHAINS.iter().zip([&rules.chain, &rules.hit]) {
+            for (chain, rules) in CHAINS.iter().zip(by_chain(rules)) {
                 for rule in rules {
                     line(&mut text, format_args!("-A {chain} {rule}"));
                 }
             }
         }
-        for (hook, Hook { jumps, .. }) in HOOKS.iter().zip(&self.hooks) {
+        for ((hook, chain), Hook { jumps, .. }) in HOOKS.iter().zip(&self.hooks) {
             let stays = if keep_place { jumps.len() == 1 } else { jumps[..] == [0] };
             if stays {
                 continue;
             }
             for _ in jumps {
-                line(&mut text, format_args!("-D {hook} -j {CHAIN}"));
+                line(&mut text, format_args!("-D {hook} -j {chain}"));
             }
-            line(&mut text, format_args!("-I {hook} 1 -j {CHAIN}"));
+            line(&mut text, format_args!("-I {hook} 1 -j {chain}"));
         }
         (!text.is_empty()).then(|| format!("*filter\n{text}COMMIT\n"))
     }
@@ -208,9 +209,9 @@ impl Table {
             return None;
         }
         let mut text = String::from("*filter\n");
-        for (hook, Hook { jumps, .. }) in HOOKS.iter().zip(&self.hooks) {
+        for ((hook, chain), Hook { jumps, .. }) in HOOKS.iter().zip(&self.hooks) {
             for _ in jumps {
-                line(&mut text, format_args!("-D {hook} -j {CHAIN}"));
+                line(&mut text, format_args!("-D {hook} -j {chain}"));
             }
         }
         for rule in &self.references {
@@ -227,6 +228,11 @@ impl Table {
         text.push_str("COMMIT\n");
         Some(text)
     }
+}
+
+/// What each of [`CHAINS`] must hold.
+fn by_chain(rules: &Rules) -> [&Vec<String>; 3] {
+    [&rules.chain, &rules.hit, &rules.out]
 }
 
 fn line(text: &mut String, content: std::fmt::Arguments<'_>) {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::{
-    rules::{self, Exceptions, HIT_CHAIN, Rules},
+    rules::{self, Exceptions, HIT_CHAIN, Matches, Rules},
     sets::Family,
     view::{Complete, Until, View},
 };
@@ -32,14 +32,14 @@ pub struct PlainRules {
 
 /// The rules for the bans in force at `now`, the longest [`MOST_RULES`] of them.
 ///
-/// With `dates` the kernel itself ends a ban; without, a rule stays until the next rendering leaves it out.
+/// Where the kernel can match dates it ends a ban itself; else a rule stays until the next rendering leaves it out.
 #[must_use]
 pub fn rules(
     view: &View<Complete>,
     family: Family,
     exceptions: &Exceptions,
     now: Timestamp,
-    dates: bool,
+    matches: Matches,
 ) -> PlainRules {
     let mut bans: Vec<(Until, Network)> = view
         .in_force(now)
@@ -57,11 +57,10 @@ pub fn rules(
         .collect();
     let returns = returns.into_iter().map(|network| format!("-s {network} -j RETURN"));
     let hits = bans.iter().map(|(until, network)| match until.second().and_then(rules::date) {
-        Some(date) if dates => format!("-s {network} -m time --datestop {date} -j {HIT_CHAIN}"),
+        Some(date) if matches.dates => format!("-s {network} -m time --datestop {date} -j {HIT_CHAIN}"),
         _ => format!("-s {network} -j {HIT_CHAIN}"),
     });
-    let rules =
-        Rules { chain: returns.chain(hits).collect(), hit: rules::hit(family, exceptions, dates, None) };
+    let rules = Rules::of(family, exceptions, matches, returns.chain(hits), None);
     PlainRules { rules, bans: bans.len(), refused }
 }
 
@@ -104,7 +103,8 @@ mod tests {
             &["203.0.113.4/32", "198.51.100.0/24"],
         );
         let got = |family, dates| {
-            rules(&view, family, &Exceptions::default(), Timestamp::UNIX_EPOCH, dates).rules.chain
+            let matches = Matches { dates, labels: false };
+            rules(&view, family, &Exceptions::default(), Timestamp::UNIX_EPOCH, matches).rules.chain
         };
         assert_eq!(
             got(Family::V4, true),
@@ -128,8 +128,8 @@ mod tests {
             .map(|(text, second)| (text.as_str(), Until::at(Timestamp::from_second(second).unwrap())))
             .collect();
         let view = view(&bans, &[]);
-        let got = rules(&view, Family::V4, &Exceptions::default(), Timestamp::UNIX_EPOCH, true);
-        assert_eq!((got.bans, got.refused, got.rules.chain.len()), (MOST_RULES, 2, MOST_RULES));
+        let got = rules(&view, Family::V4, &Exceptions::default(), Timestamp::UNIX_EPOCH, Matches::default());
+        assert_eq!((got.bans, got.refused, got.rules.chain.len()), (MOST_RULES, 2, 1 + MOST_RULES));
         assert!(
             !got.rules.chain.iter().any(|rule| rule.contains("10.0.0.0/32") || rule.contains("10.0.0.1/32"))
         );
@@ -156,7 +156,7 @@ mod tests {
             view.own_found(Vec::new());
             let view = view.complete().unwrap();
             let address = std::net::Ipv4Addr::from_bits(0xcb00_7100 | probe).into();
-            let rules = rules(&view, Family::V4, &Exceptions::default(), Timestamp::UNIX_EPOCH, true).rules;
+            let rules = rules(&view, Family::V4, &Exceptions::default(), Timestamp::UNIX_EPOCH, Matches::default()).rules;
             let verdict = rules.chain.iter().find_map(|rule| {
                 let (network, target) = rule.strip_prefix("-s ")?.split_once(" -j ")?;
                 network.parse::<Network>().unwrap().contains(address).then(|| target == HIT_CHAIN)

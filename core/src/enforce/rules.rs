@@ -1,8 +1,14 @@
-//! What our two chains must hold.
+//! What our chains must hold.
 //!
 //! Packets of banned sources go from `IP-BLOCKER` to `IP-BLOCKER-HIT`, where what passes all the same returns and
-//! the rest is dropped. So a packet of a clean source pays for the look-up of its source and for nothing else,
-//! however many exceptions there are.
+//! the rest is dropped. So a packet of a clean source pays for one look-up, that of its source, however many
+//! exceptions there are.
+//!
+//! Replies to connections that this side opened pass. Connection tracking takes whoever sent the first packet that
+//! it saw for the side that opened a connection, and a client can have it forget one: with an RST that tracking
+//! believes and the server doesn't get. The server's next segment is then the first. So a connection that tracking
+//! picks up from a TCP segment in its middle is labelled, where this side sends: in FORWARD and OUTPUT. What is
+//! labelled was opened by nobody we know, and its packets are no replies.
 
 use std::{
     collections::BTreeSet,
@@ -18,6 +24,11 @@ use super::sets::{Family, Set};
 pub const CHAIN: &str = "IP-BLOCKER";
 /// The chain that packets of banned sources pass.
 pub const HIT_CHAIN: &str = "IP-BLOCKER-HIT";
+/// The chain that every packet of the node itself passes.
+pub const OUT_CHAIN: &str = "IP-BLOCKER-OUT";
+
+/// The label of connections that were picked up in their middle. Labels are bits; any that nobody else uses will do.
+const PICKED_UP: u8 = 115;
 
 /// How many API servers a banned source still reaches; a cluster has three or five.
 pub const MOST_API_SERVERS: usize = 32;
@@ -103,43 +114,82 @@ impl Exceptions {
     }
 }
 
+/// What the kernel can match beside addresses and connections.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Matches {
+    /// The time: the kernel itself ends a pause and a plain rule.
+    pub dates: bool,
+    /// Labels of connections: without them, one that was picked up in its middle counts as opened by who sent then.
+    pub labels: bool,
+}
+
+impl Default for Matches {
+    fn default() -> Self {
+        Self { dates: true, labels: true }
+    }
+}
+
 /// What must be in the chains: rules as `iptables-save` prints them, without `-A CHAIN`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Rules {
-    /// In [`CHAIN`]: what sends packets of banned sources to [`HIT_CHAIN`].
+    /// In [`CHAIN`]: what labels connections, and what sends packets of banned sources to [`HIT_CHAIN`].
     pub chain: Vec<String>,
     /// In [`HIT_CHAIN`]: what returns, and last the drop.
     pub hit: Vec<String>,
+    /// In [`OUT_CHAIN`]: what labels connections.
+    pub out: Vec<String>,
 }
 
 impl Rules {
     /// The rules that use the sets: one for each set of bans, however many bans there are.
     ///
     /// A packet that is in no set of bans costs one look-up a rule; only one that is, is looked up among the
-    /// protected networks, which always pass. With `dates` the kernel itself ends a pause.
+    /// protected networks, which always pass.
     #[must_use]
-    pub fn of_sets(family: Family, exceptions: &Exceptions, dates: bool) -> Self {
+    pub fn of_sets(family: Family, exceptions: &Exceptions, matches: Matches) -> Self {
         let bans = Set::ALL.into_iter().filter(|set| set.family() == family && !set.is_allow());
-        let chain = bans.map(|set| format!("-m set --match-set {} src -j {HIT_CHAIN}", set.name())).collect();
+        let hits = bans.map(|set| format!("-m set --match-set {} src -j {HIT_CHAIN}", set.name()));
         let allow = format!("-m set --match-set {} src -j RETURN", Set::allow(family).name());
-        Self { chain, hit: hit(family, exceptions, dates, Some(allow)) }
+        Self::of(family, exceptions, matches, hits, Some(allow))
+    }
+
+    /// The rules of all chains, with what leads to [`HIT_CHAIN`] and what returns from there to begin with.
+    pub(super) fn of(
+        family: Family,
+        exceptions: &Exceptions,
+        matches: Matches,
+        hits: impl Iterator<Item = String>,
+        allow: Option<String>,
+    ) -> Self {
+        let label = matches.labels.then(label);
+        Self {
+            // Before what may return: this side's own packets may come from a protected network.
+            chain: label.iter().cloned().chain(hits).collect(),
+            hit: hit(family, exceptions, matches, allow),
+            out: label.into_iter().collect(),
+        }
     }
 }
 
-/// The rules of [`HIT_CHAIN`].
-pub(super) fn hit(
-    family: Family,
-    exceptions: &Exceptions,
-    dates: bool,
-    allow: Option<String>,
-) -> Vec<String> {
+/// Labels a connection that tracking picks up in its middle. Most packets belong to one that is established, and are
+/// done with at the first match.
+fn label() -> String {
+    format!(
+        "-p tcp -m conntrack --ctstate NEW -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -m connlabel \
+         --label \"{PICKED_UP}\" --set"
+    )
+}
+
+fn hit(family: Family, exceptions: &Exceptions, matches: Matches, allow: Option<String>) -> Vec<String> {
     let pause = exceptions.paused_until.map(|until| match date(until.as_second()) {
-        Some(date) if dates => format!("-m time --datestop {date} -j RETURN"),
+        Some(date) if matches.dates => format!("-m time --datestop {date} -j RETURN"),
         _ => "-j RETURN".to_owned(),
     });
     // The answers to connections that this side opened. What connection tracking doesn't know (untracked or
     // invalid) has no direction, is matched by no such rule, and is dropped.
-    let replies = "-m conntrack --ctdir REPLY -j RETURN".to_owned();
+    let opened =
+        if matches.labels { format!(" -m connlabel ! --label \"{PICKED_UP}\"") } else { String::new() };
+    let replies = format!("-m conntrack --ctdir REPLY{opened} -j RETURN");
     let before = pause.into_iter().chain(allow).chain([replies]);
     before.chain(exceptions.rules(family)).chain(["-j DROP".to_owned()]).collect()
 }
@@ -166,13 +216,17 @@ mod tests {
     }
 
     #[test]
-    fn a_clean_packet_meets_one_rule_a_set_whatever_is_excepted() {
+    fn a_clean_packet_is_looked_up_once_a_set_whatever_is_excepted() {
         let many: Vec<String> = (1..=250).map(|n| format!("10.0.0.{n}:6443")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         let exceptions = Exceptions::new(servers(&many), &BTreeSet::new(), &BTreeSet::new(), None);
         assert_eq!(exceptions.api_servers.len(), MOST_API_SERVERS);
-        assert_eq!(Rules::of_sets(Family::V4, &exceptions, true).chain.len(), 2);
-        assert_eq!(Rules::of_sets(Family::V6, &exceptions, true).chain.len(), 1);
+        for (family, sets) in [(Family::V4, 2), (Family::V6, 1)] {
+            let rules = Rules::of_sets(family, &exceptions, Matches::default());
+            let lookups = rules.chain.iter().filter(|rule| rule.contains("--match-set"));
+            assert_eq!((lookups.count(), rules.chain.len()), (sets, sets + 1));
+            assert!(!rules.out[0].contains("--match-set"), "what the node sends is looked up nowhere");
+        }
     }
 
     #[test]
@@ -184,11 +238,11 @@ mod tests {
             &own(&["10.0.0.6", "192.0.2.6"]),
             Some("2026-11-22T10:00:00.5Z".parse().unwrap()),
         );
-        let expect = |server: &str, allow: &str, pause: &str| {
+        let expect = |server: &str, allow: &str, pause: &str, opened: &str| {
             [
                 pause.to_owned(),
                 format!("-m set --match-set {allow} src -j RETURN"),
-                "-m conntrack --ctdir REPLY -j RETURN".to_owned(),
+                format!("-m conntrack --ctdir REPLY{opened} -j RETURN"),
                 format!("-d {server} -p tcp -m tcp --dport 6443 -j RETURN"),
                 "-p tcp -m tcp --dport 6443 -m addrtype --dst-type LOCAL -j RETURN".to_owned(),
                 "-p udp -m udp --dport 500 -m addrtype --dst-type LOCAL -j RETURN".to_owned(),
@@ -196,13 +250,17 @@ mod tests {
             ]
         };
         assert_eq!(
-            Rules::of_sets(Family::V4, &exceptions, true).hit,
-            expect("10.0.0.5/32", "ipsentry-allow4", "-m time --datestop 2026-11-22T09:59:59 -j RETURN")
+            Rules::of_sets(Family::V4, &exceptions, Matches::default()).hit,
+            expect(
+                "10.0.0.5/32",
+                "ipsentry-allow4",
+                "-m time --datestop 2026-11-22T09:59:59 -j RETURN",
+                " -m connlabel ! --label \"115\"",
+            )
         );
-        assert_eq!(
-            Rules::of_sets(Family::V6, &exceptions, false).hit,
-            expect("fd00::5/128", "ipsentry-allow6", "-j RETURN")
-        );
+        let rules = Rules::of_sets(Family::V6, &exceptions, Matches { dates: false, labels: false });
+        assert_eq!(rules.hit, expect("fd00::5/128", "ipsentry-allow6", "-j RETURN", ""));
+        assert_eq!((rules.chain.len(), rules.out.len()), (1, 0), "labels are neither set nor matched");
     }
 
     #[test]

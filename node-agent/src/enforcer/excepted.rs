@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use ip_sentry_core::enforce::rules::{Exceptions, Port};
+use ip_sentry_core::enforce::rules::{Exceptions, Matches, Port};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::heard::Told;
@@ -17,10 +17,10 @@ const MOST_PEERS: usize = 64;
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_hours(1);
 
 /// Who says what.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Excepted {
-    /// Whether the kernel can match dates, as far as is known, and so end a pause by itself.
-    pub(super) dates: bool,
+    /// What the kernel can match, as far as is known.
+    pub(super) matches: Matches,
     /// The API servers by `ProtectedNetworks`.
     api_servers: Vec<SocketAddr>,
     /// The ports by `ProtectedNetworks`.
@@ -30,19 +30,6 @@ pub(super) struct Excepted {
     peers: BTreeSet<SocketAddr>,
     /// The node's own addresses.
     own: BTreeSet<IpAddr>,
-}
-
-impl Default for Excepted {
-    fn default() -> Self {
-        Self {
-            dates: true,
-            api_servers: Vec::new(),
-            failsafe: BTreeSet::new(),
-            pause: None,
-            peers: BTreeSet::new(),
-            own: BTreeSet::new(),
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -63,9 +50,9 @@ impl Excepted {
         });
     }
 
-    /// The kernel can match dates, or can't; says whether that is news.
-    pub(super) fn dates_match(&mut self, dates: bool) -> bool {
-        std::mem::replace(&mut self.dates, dates) != dates
+    /// The kernel can match this; says whether that is news.
+    pub(super) fn kernel_can(&mut self, matches: Matches) -> bool {
+        std::mem::replace(&mut self.matches, matches) != matches
     }
 
     /// An API server has answered.

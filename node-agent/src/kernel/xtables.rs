@@ -31,6 +31,9 @@ pub enum XtablesError {
     /// The kernel can't match connections.
     #[error("the kernel can't match connections in rules: load the module xt_conntrack ({0})")]
     NoConntrackMatch(ToolError),
+    /// The kernel can't match labels of connections.
+    #[error("the kernel can't match labels of connections in rules: load the module xt_connlabel ({0})")]
+    NoLabelMatch(ToolError),
     /// Somebody else holds the lock.
     #[error(
         "another program holds the xtables lock, or /run/xtables.lock can't be opened: mount it from the host ({0})"
@@ -59,6 +62,7 @@ impl XtablesError {
             Self::NoSetMatch(_) => "SetMatchMissing",
             Self::NoTimeMatch(_) => "TimeMatchMissing",
             Self::NoConntrackMatch(_) => "ConntrackMatchMissing",
+            Self::NoLabelMatch(_) => "LabelMatchMissing",
             Self::Locked(_) => "XtablesLocked",
             Self::NoTable(_) => "NoFilterTable",
             Self::NotAsWritten => "ChainContended",
@@ -89,6 +93,9 @@ impl XtablesError {
         } else if input.contains("--ctdir") && (says(&["match `conntrack'"]) || refused && lacks("conntrack"))
         {
             Self::NoConntrackMatch(error)
+        } else if input.contains("--label") && (says(&["match `connlabel'"]) || refused && lacks("connlabel"))
+        {
+            Self::NoLabelMatch(error)
         } else {
             Self::Tool(error)
         }
@@ -158,7 +165,7 @@ mod tests {
     fn what_a_tool_complains_of_becomes_a_reason() {
         let sets = "-A IP-BLOCKER -m set --match-set a src -j IP-BLOCKER-HIT";
         let time = "-A IP-BLOCKER-HIT -m time --datestop 2026-11-22T10:00:00 -j RETURN";
-        let conn = "-A IP-BLOCKER-HIT -m conntrack --ctdir REPLY -j RETURN";
+        let conn = "-A IP-BLOCKER-HIT -m conntrack --ctdir REPLY -m connlabel ! --label \"115\" -j RETURN";
         #[rustfmt::skip]
         let table = [
             // status, complaint (iptables 1.8.9)                                                  input lacks   reason
@@ -171,6 +178,8 @@ mod tests {
             (1, "iptables-restore: line 3 failed",                                                 time, "time", "TimeMatchMissing"),
             (2, "iptables-restore v1.8.9 (legacy): Couldn't load match `time':No such file",       time, "",     "TimeMatchMissing"),
             (1, "iptables-restore: line 3 failed",                                                 conn, "conntrack", "ConntrackMatchMissing"),
+            (1, "iptables-restore: line 3 failed",                                                 conn, "connlabel", "LabelMatchMissing"),
+            (2, "iptables-restore v1.8.9 (legacy): Couldn't load match `connlabel':No such file",  conn, "",     "LabelMatchMissing"),
             (2, "iptables-restore v1.8.9 (legacy): Set ipsentry-hosts4 doesn't exist.",            sets, "",     "IptablesFailed"),
         ];
         for (status, complaint, input, lacks, expect) in table {

@@ -19,6 +19,7 @@ fn what_others_do_to_the_chain_is_put_right_and_counted() {
             ("chain flushed",       "iptables-legacy -F IP-BLOCKER"),
             ("everything flushed",  "iptables-legacy -F; ip6tables-legacy -F"),
             ("a jump removed",      "iptables-legacy -D FORWARD -j IP-BLOCKER"),
+            ("OUTPUT's removed",    "iptables-legacy -D OUTPUT -j IP-BLOCKER-OUT"),
             ("a jump moved down",   "iptables-legacy -I INPUT 1 -j ACCEPT; ip6tables-legacy -I INPUT 1 -j ACCEPT"),
             ("a jump doubled",      "iptables-legacy -A INPUT -j IP-BLOCKER"),
             ("a rule put in",       "iptables-legacy -I IP-BLOCKER 1 -j RETURN"),

@@ -31,13 +31,12 @@ impl Program {
                 command
             }
         };
-        let mut child = command
-            .args(["--exact", "peers::peer", "--nocapture", "--quiet"])
-            .env(ROLE, role)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        command.args(["--exact", "peers::peer", "--nocapture", "--quiet"]).env(ROLE, role);
+        Self::spawn(&mut command)
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
         Self { child, input, output }
     }
@@ -98,6 +97,44 @@ impl Conversation {
     /// Whether it is answered.
     pub fn goes_on(&mut self) -> bool {
         self.ask() == "answer"
+    }
+}
+
+/// A client that sends segments past its own kernel.
+pub struct Trickster {
+    program: Program,
+    pub port: u16,
+}
+
+impl Trickster {
+    /// Opens a connection.
+    pub fn open(namespace: &str, address: &str) -> Self {
+        let address: SocketAddr = address.parse().unwrap();
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace, "perl", "-e", include_str!("trickster.pl")]);
+        let mut program =
+            Program::spawn(command.arg(address.ip().to_string()).arg(address.port().to_string()));
+        let port = program.hear().strip_prefix("open ").unwrap().parse().unwrap();
+        Self { program, port }
+    }
+
+    /// Asks once and says whether this very question is answered.
+    pub fn goes_on(&mut self) -> bool {
+        self.program.say("ask");
+        self.program.hear() == "answer"
+    }
+
+    /// Asks and doesn't wait.
+    pub fn send(&mut self) {
+        self.program.say("send");
+        assert_eq!(self.program.hear(), "sent");
+    }
+
+    /// Has connection tracking believe that it has closed the connection: an RST that its kernel knows nothing of,
+    /// and a SYN, for which tracking gives the closed one up. They live for `hops`.
+    pub fn reset(&mut self, hops: u8) {
+        self.program.say(&format!("reset {hops}"));
+        assert_eq!(self.program.hear(), "sent");
     }
 }
 

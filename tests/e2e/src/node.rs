@@ -203,7 +203,7 @@ mod tests {
     fn dropped_packets_are_those_of_the_chains_drops() {
         let table = "*filter\n:IP-BLOCKER - [0:0]\n[9:540] -A INPUT -j IP-BLOCKER\n\
                      [6:360] -A IP-BLOCKER -m set --match-set ipsentry-hosts4 src -j IP-BLOCKER-HIT\n\
-                     [1:60] -A IP-BLOCKER-HIT -m conntrack --ctdir REPLY -j RETURN\n\
+                     [1:60] -A IP-BLOCKER-HIT -m conntrack --ctdir REPLY -m connlabel ! --label \"115\" -j RETURN\n\
                      [5:300] -A IP-BLOCKER-HIT -j DROP\nCOMMIT\n";
         assert_eq!(dropped(table), 5);
     }

@@ -1,7 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::enforce::{rules::Exceptions, sets::Family};
+use crate::enforce::{
+    rules::{Exceptions, Matches},
+    sets::Family,
+};
 
 /// A table as iptables-legacy 1.8.9 prints it.
 const SAVED: &str = "\
@@ -12,14 +15,18 @@ const SAVED: &str = "\
 :OUTPUT ACCEPT [0:0]
 :IP-BLOCKER - [0:0]
 :IP-BLOCKER-HIT - [0:0]
+:IP-BLOCKER-OUT - [0:0]
 [10:640] -A INPUT -j IP-BLOCKER
 [7:80] -A INPUT -p tcp -m comment --comment \"a] -A INPUT\" -j ACCEPT
 [4:96] -A FORWARD -j IP-BLOCKER
+[9:360] -A OUTPUT -j IP-BLOCKER-OUT
+[1:40] -A IP-BLOCKER -p tcp -m conntrack --ctstate NEW -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -m connlabel --label \"115\" --set
 [3:180] -A IP-BLOCKER -m set --match-set ipsentry-hosts4 src -j IP-BLOCKER-HIT
 [4:60] -A IP-BLOCKER -m set --match-set ipsentry-nets4 src -j IP-BLOCKER-HIT
 [1:60] -A IP-BLOCKER-HIT -m set --match-set ipsentry-allow4 src -j RETURN
-[1:60] -A IP-BLOCKER-HIT -m conntrack --ctdir REPLY -j RETURN
+[1:60] -A IP-BLOCKER-HIT -m conntrack --ctdir REPLY -m connlabel ! --label \"115\" -j RETURN
 [5:240] -A IP-BLOCKER-HIT -j DROP
+[0:0] -A IP-BLOCKER-OUT -p tcp -m conntrack --ctstate NEW -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -m connlabel --label \"115\" --set
 COMMIT
 ";
 
@@ -28,7 +35,7 @@ fn table(text: &str) -> Table {
 }
 
 fn rules(family: Family) -> Rules {
-    Rules::of_sets(family, &Exceptions::default(), true)
+    Rules::of_sets(family, &Exceptions::default(), Matches::default())
 }
 
 /// What the kernel and iptables-restore would make of it: enough of both for our own lines.
@@ -39,15 +46,16 @@ fn restore(saved: &str, input: &str) -> String {
         let (verb, rest) = command.split_once(' ').unwrap_or((command, ""));
         match verb {
             "*filter" | "COMMIT" => {}
-            ":IP-BLOCKER" | ":IP-BLOCKER-HIT" => {
+            ":IP-BLOCKER" | ":IP-BLOCKER-HIT" | ":IP-BLOCKER-OUT" => {
                 let rules = format!("-A {} ", &verb[1..]);
                 lines.retain(|line| !line.starts_with(&rules) && !line.starts_with(&format!("{verb} ")));
                 lines.push(format!("{verb} - [0:0]"));
             }
             "-A" => {
-                let target = rest.rsplit_once("-j ").unwrap().1;
-                let is_there = lines.iter().any(|line| line.starts_with(&format!(":{target} ")));
-                assert!(is_there || ["DROP", "RETURN"].contains(&target), "no chain {target}");
+                if let Some((_, target)) = rest.rsplit_once("-j ") {
+                    let is_there = lines.iter().any(|line| line.starts_with(&format!(":{target} ")));
+                    assert!(is_there || ["DROP", "RETURN"].contains(&target), "no chain {target}");
+                }
                 lines.push(command.to_owned());
             }
             "-D" => {
@@ -101,12 +109,16 @@ fn an_empty_table_gets_the_chains_before_the_jumps() {
         "*filter\n\
          :IP-BLOCKER - [0:0]\n\
          :IP-BLOCKER-HIT - [0:0]\n\
+         :IP-BLOCKER-OUT - [0:0]\n\
+         -A IP-BLOCKER -p tcp -m conntrack --ctstate NEW -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -m connlabel --label \"115\" --set\n\
          -A IP-BLOCKER -m set --match-set ipsentry-nets6 src -j IP-BLOCKER-HIT\n\
          -A IP-BLOCKER-HIT -m set --match-set ipsentry-allow6 src -j RETURN\n\
-         -A IP-BLOCKER-HIT -m conntrack --ctdir REPLY -j RETURN\n\
+         -A IP-BLOCKER-HIT -m conntrack --ctdir REPLY -m connlabel ! --label \"115\" -j RETURN\n\
          -A IP-BLOCKER-HIT -j DROP\n\
+         -A IP-BLOCKER-OUT -p tcp -m conntrack --ctstate NEW -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -m connlabel --label \"115\" --set\n\
          -I INPUT 1 -j IP-BLOCKER\n\
          -I FORWARD 1 -j IP-BLOCKER\n\
+         -I OUTPUT 1 -j IP-BLOCKER-OUT\n\
          COMMIT\n"
     );
 }
@@ -144,11 +156,12 @@ proptest! {
             Just("-A INPUT -j IP-BLOCKER"), Just("-A FORWARD -j IP-BLOCKER"), Just("-A INPUT -j ACCEPT"),
             Just("-A FORWARD -p tcp -j CALICO"), Just("-A IP-BLOCKER -s 192.0.2.1/32 -j DROP"),
             Just("-A INPUT -s 10.0.0.0/8 -j IP-BLOCKER"), Just("-A FORWARD -j IP-BLOCKER-HIT"),
-            Just("-A IP-BLOCKER-HIT -j ACCEPT"),
+            Just("-A IP-BLOCKER-HIT -j ACCEPT"), Just("-A OUTPUT -j IP-BLOCKER-OUT"), Just("-A OUTPUT -j IP-BLOCKER"),
+            Just("-A OUTPUT -j ACCEPT"), Just("-A IP-BLOCKER-OUT -j DROP"),
         ], 0..12),
         keep_place: bool,
     ) {
-        let saved = format!(":IP-BLOCKER - [0:0]\n:IP-BLOCKER-HIT - [0:0]\n{}", lines.join("\n"));
+        let saved = format!(":IP-BLOCKER - [0:0]\n:IP-BLOCKER-HIT - [0:0]\n:IP-BLOCKER-OUT - [0:0]\n{}", lines.join("\n"));
         let rules = rules(Family::V4);
         let after = match table(&saved).repair(&rules, keep_place) {
             Some(text) => restore(&saved, &text),
