@@ -110,15 +110,15 @@ impl Node {
         Ok(packets)
     }
 
-    /// Fails unless packets for the node and for its pods go through the chain first, and the chain drops, in both
-    /// families.
+    /// Fails unless packets for the node and for its pods go through the chain first, the chain drops, and what
+    /// connection tracking picks up is labelled, in both families.
     pub async fn check_chain(self) -> Result<()> {
         for tool in ["iptables-legacy-save", "ip6tables-legacy-save"] {
             let table = self.run(&[tool, "--table", "filter"]).await?;
-            for hook in ["INPUT", "FORWARD"] {
+            for (hook, chain) in [("INPUT", CHAIN), ("FORWARD", CHAIN), ("OUTPUT", "IP-BLOCKER-OUT")] {
                 let first = table.lines().find(|line| line.starts_with(&format!("-A {hook} ")));
                 ensure!(
-                    first == Some(&format!("-A {hook} -j {CHAIN}")),
+                    first == Some(&format!("-A {hook} -j {chain}")),
                     "on {self} {tool} shows {first:?} first in {hook}"
                 );
             }
@@ -126,6 +126,8 @@ impl Node {
                 .lines()
                 .filter(|line| line.starts_with("-A IP-BLOCKER-HIT ") && line.ends_with("-j DROP"));
             ensure!(drops.count() > 0, "on {self} {tool} shows no rule that drops");
+            let labels = table.lines().filter(|line| line.contains("-m connlabel") && line.ends_with("--set"));
+            ensure!(labels.count() == 2, "on {self} {tool} shows not two rules that label");
         }
         Ok(())
     }
