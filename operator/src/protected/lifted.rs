@@ -86,7 +86,7 @@ pub fn lifted<'a>(
             continue;
         }
         let stated = facts.iter().find(|fact| {
-            fact.basis != Basis::Unconfirmed
+            fact.basis < Basis::Unconfirmed
                 && fact.network.overlaps(&banned)
                 && after.overlaps(&fact.network)
         });
