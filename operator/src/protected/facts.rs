@@ -328,7 +328,10 @@ mod tests {
         assert_eq!(stated.len(), 17);
         assert_eq!(stated[0], "198.51.100.99/32 Host Node node-1");
         assert_eq!(stated[14], "198.51.100.85/32 Host Node node-1");
-        assert_eq!(stated[15..], ["203.0.113.1/32 Surplus Node node-1", "203.0.113.2/32 Surplus Node node-1"]);
+        assert_eq!(
+            stated[15..],
+            ["203.0.113.1/32 Surplus Node node-1", "203.0.113.2/32 Surplus Node node-1"]
+        );
     }
 
     #[test]
