@@ -235,6 +235,39 @@ async fn a_node_with_twenty_addresses_keeps_no_other_node_off_the_list() {
 }
 
 #[tokio::test]
+async fn no_two_writes_come_to_a_list_without_the_nodes() {
+    let Some(mut operated) = Operated::start("stolen").await else { return };
+    operated.until_demanded("10.99.0.11/32").await;
+    // Somebody has the operator's token.
+    operated.operator.kill().unwrap();
+    operated.operator.wait().unwrap();
+    operated.networks.delete("cluster", &DeleteParams::default()).await.unwrap();
+    create(&operated.networks, json!({"metadata": {"name": "cluster"}, "spec": {}})).await;
+    let write = async |status: Value| {
+        let patch = Patch::Merge(json!({"status": status}));
+        operated.networks.patch_status("cluster", &PatchParams::default(), &patch).await
+    };
+    write(json!({"observedAt": "2026-11-22T10:00:00Z"})).await.unwrap();
+    let refused = write(json!({"cidrs": ["10.97.0.0/24"]})).await.unwrap_err().to_string();
+    assert!(refused.contains("10.99.0.11 of node-1 is missing"), "{refused}");
+
+    // The longest list, and as many addresses as count of a node, are not too much for the API server to look through.
+    let addresses: Vec<String> = (0..16).map(|n| format!("203.0.113.{n}")).collect();
+    operated.node("far", &addresses).await;
+    let mut list: Vec<String> = (0..1022u32)
+        .map(|n| format!("{}/32", std::net::Ipv4Addr::from_bits(0x1700_0000 + n * 0x0001_2345)))
+        .collect();
+    list.extend(["10.99.0.0/24".to_owned(), "203.0.113.0/24".to_owned()]);
+    write(json!({"cidrs": list})).await.unwrap();
+    operated.until_demanded("203.0.113.0/24").await;
+    list.pop();
+    let refused = write(json!({"cidrs": list})).await.unwrap_err().to_string();
+    assert!(refused.contains("203.0.113.0 of far is missing"), "{refused}");
+    let nodes: Api<Node> = Api::all(operated.client.clone());
+    nodes.delete("far", &DeleteParams::default()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_refused_list_is_told_in_the_object_and_the_last_one_stays() {
     let Some(operated) = Operated::start("refused").await else { return };
     let policies: Api<ValidatingAdmissionPolicy> = Api::all(operated.client.clone());
