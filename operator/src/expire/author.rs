@@ -51,9 +51,9 @@ mod tests {
     fn an_end_is_the_operators_only_where_whoever_made_the_ban_manual_is_known_to_have_stated_none() {
         let deep = "[".repeat(10_000);
         #[rustfmt::skip]
-        let table: [(&str, &str, &[&str], Option<&str>, bool); 18] = [
+        let table = [
             // manager                   operation  owns                     last applied                               somebody's
-            ("kubectl-edit",              "Update", &["origin"],              None,                                      false),
+            ("kubectl-edit",              "Update", &["origin"][..],          None,                                      false),
             ("kubectl-edit",              "Update", &["origin", "expiresAt"], None,                                      true),
             ("kubectl-patch",             "Update", &["origin"],              None,                                      false),
             ("git",                       "Apply",  &["origin", "cidr"],      None,                                      false),
@@ -64,7 +64,7 @@ mod tests {
             ("kubectl-client-side-apply", "Update", &["origin"],              Some(r#"{"spec":[]}"#),                    false),
             ("kubectl-client-side-apply", "Update", &["origin"],              Some("7"),                                 false),
             ("kubectl-client-side-apply", "Update", &["origin"],              Some("{"),                                 true),
-            ("kubectl-client-side-apply", "Update", &["origin"],              Some(&deep),                               true),
+            ("kubectl-client-side-apply", "Update", &["origin"],              Some(deep.as_str()),                       true),
             ("kubectl-client-side-apply", "Update", &["origin"],              None,                                      true),
             ("argocd-controller",         "Update", &["origin"],              Some(r#"{"spec":{"origin":"Manual"}}"#),   false),
             ("kubectl-replace",           "Update", &["origin"],              None,                                      true),

@@ -124,9 +124,9 @@ mod tests {
     #[test]
     fn an_agent_is_silent_when_its_heartbeat_stays_the_same_whatever_it_says() {
         #[rustfmt::skip]
-        let table: [(&str, &[(u64, i64)], u64, bool); 10] = [
+        let table = [
             // case                                   when a heartbeat was seen, and what it said      asked  silent
-            ("of now",                                &[(0, START)],                                     0,   false),
+            ("of now",                                &[(0, START)][..],                                 0,   false),
             ("the same for as long as may be",        &[(0, START)],                                   224,   false),
             ("the same for longer",                   &[(0, START)],                                   225,   true),
             ("a little old when the leader starts",   &[(0, START - 200)],                               0,   false),

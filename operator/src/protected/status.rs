@@ -62,14 +62,9 @@ fn complete(selection: &Selection<'_>, unread: &[&'static str], refusal: Option<
     let mut say = |text: &str| {
         let _ = write!(message, "{}{text}", if message.is_empty() { "" } else { "; " });
     };
-    match refusal {
-        Some((why, true)) => {
-            say(&format!("the API server refuses the list, the last one stays in force: {why}"))
-        }
-        Some((why, false)) => {
-            say(&format!("the API server refuses the list, no ban is admitted before: {why}"))
-        }
-        None => {}
+    if let Some((why, is_listed)) = refusal {
+        let so = if is_listed { "the last one stays in force" } else { "no ban is admitted before" };
+        say(&format!("the API server refuses the list, {so}: {why}"));
     }
     if !unread.is_empty() {
         say(&format!("the operator can't read {}: check its ClusterRole", unread.join(", ")));

@@ -68,15 +68,13 @@ impl ControlPlane {
         command
     }
 
-    /// Runs kubectl with all rights, in the repository's root, beside what else runs.
-    pub(crate) async fn kubectl(&self, arguments: &[&str]) {
+    /// Runs kubectl with all rights, in the repository's root. `kubectl edit` makes a ban Manual.
+    pub(crate) fn kubectl(&self, arguments: &[&str]) {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let mut command = tokio::process::Command::new(&self.binary);
-        command.arg("kubectl").args(arguments).current_dir(root);
-        // `kubectl edit` makes a ban Manual.
-        let editor = "sed -i 's/origin: Detected/origin: Manual/'";
-        command.env("KUBECONFIG", self.kubeconfig()).env("KUBE_EDITOR", editor);
-        let output = command.output().await.unwrap();
+        let mut command = Command::new(&self.binary);
+        command.arg("kubectl").args(arguments).env("KUBECONFIG", self.kubeconfig()).current_dir(root);
+        command.env("KUBE_EDITOR", "sed -i 's/origin: Detected/origin: Manual/'");
+        let output = command.output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "kubectl {arguments:?}: {said}");
     }

@@ -99,27 +99,37 @@ impl World {
         self.bans.create(&params, &ban).await.unwrap();
     }
 
-    /// Makes a Detected ban Manual.
+    /// Makes a Detected ban Manual, while all else goes on.
     async fn make_manual(&self, ban: &mut IPBan, way: Way, end: Option<String>) {
         let name = ban.name_any();
         let (words, manifest) = match way {
-            Way::Edit => return self.server.control_plane.kubectl(&["edit", "ipban", &name]).await,
+            Way::Edit => (&["edit", "ipban", &name][..], None),
             Way::Manifest(words) => {
                 let mut spec = json!({"cidr": ban.spec.cidr, "origin": "Manual"});
                 if let Some(end) = end {
                     spec["expiresAt"] = json!(end);
                 }
                 let (api, kind) = ("ipsentry.dev/v1alpha1", "IPBan");
-                (words, json!({"apiVersion": api, "kind": kind, "metadata": {"name": name}, "spec": spec}))
+                let manifest =
+                    json!({"apiVersion": api, "kind": kind, "metadata": {"name": name}, "spec": spec});
+                (words, Some(manifest))
             }
             Way::ReplaceAsShown => {
                 ban.spec.origin = Origin::Manual;
-                (&["replace"][..], serde_json::to_value(ban).unwrap())
+                (&["replace"][..], Some(serde_json::to_value(ban).unwrap()))
             }
         };
-        let file = self.server.control_plane.folder.path().join(format!("{name}.json"));
-        std::fs::write(&file, manifest.to_string()).unwrap();
-        self.server.control_plane.kubectl(&[words, &["--filename", file.to_str().unwrap()]].concat()).await;
+        let mut arguments: Vec<String> = words.iter().map(ToString::to_string).collect();
+        let control_plane = self.server.control_plane.clone();
+        if let Some(manifest) = manifest {
+            let file = control_plane.folder.path().join(format!("{name}.json"));
+            std::fs::write(&file, manifest.to_string()).unwrap();
+            arguments.extend(["--filename".to_owned(), file.to_str().unwrap().to_owned()]);
+        }
+        let kubectl = move || {
+            control_plane.kubectl(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        };
+        tokio::task::spawn_blocking(kubectl).await.unwrap();
     }
 
     async fn patch(&self, name: &str, patch: Value) {

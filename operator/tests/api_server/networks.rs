@@ -63,7 +63,7 @@ impl Operated {
         let client = Client::try_from(config(&kubeconfig).await).unwrap();
         install(&client).await;
         // The operator writes nothing that this refuses.
-        control_plane.kubectl(&["apply", "--filename", NODES_POLICY]).await;
+        control_plane.kubectl(&["apply", "--filename", NODES_POLICY]);
         let networks: Api<ProtectedNetworks> = Api::all(client.clone());
         create(&Api::<Namespace>::all(client.clone()), json!({"metadata": {"name": namespace}})).await;
         let nodes: Api<Node> = Api::all(client.clone());
