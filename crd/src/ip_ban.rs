@@ -109,7 +109,8 @@ pub struct IPBanSpec {
     /// Who decided the ban: `Detected` (the operator, from a log; nobody else may write these) or `Manual`
     /// (you). A Detected ban becomes yours when you apply a Manual one over it, or edit it to Manual: it then
     /// has your expiresAt or lasts until it is deleted, and the operator takes out what it wrote itself, its own
-    /// expiresAt too. Never the other way round.
+    /// expiresAt too; `kubectl replace` and other clients that send the whole object keep the one that they send.
+    /// Never the other way round.
     pub origin: Origin,
     /// When the ban ends, in UTC and whole seconds: `2026-11-22T10:00:00Z`. Every node ends it by itself at that
     /// time, with the operator down too. Absent: it lasts until it is deleted (Manual only). May be changed.

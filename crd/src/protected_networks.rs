@@ -112,7 +112,8 @@ pub struct ProtectedNetworksStatus {
     /// means that no operator is at work. Until it is there, no IPBan is admitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_at: Option<Time>,
-    /// `Complete` says whether everything that was looked for could be read and had room in the list.
+    /// `Complete` says whether everything that was looked for could be read and had room in the list, and whether the
+    /// API server takes the list.
     #[serde(default)]
     #[schemars(schema_with = "condition::schema")]
     pub conditions: Vec<Condition>,

@@ -177,6 +177,9 @@ impl Control {
                 let uid = Some(uid.clone());
                 self.state.events.tell_on_networks(uid, What::NetworksRestored, None, note.to_owned());
             }
+            if self.protected.written(&due, written.as_ref().err(), Instant::now()) {
+                self.dirty.notify_one();
+            }
             self.report("ProtectedNetworks", written.map(drop));
         }
         is_known

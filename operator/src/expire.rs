@@ -3,6 +3,7 @@
 //! [`Endings`] decides all of it; this task hears what has changed, performs what is due, and says how that went.
 //! No unban waits for any of this: each node ends a ban by itself, at its time or when its deletion begins.
 
+mod author;
 pub mod perform;
 
 use std::{

@@ -1,16 +1,17 @@
 //! What the agents report about their nodes: the leader marks the `NodeFirewall` of one that has fallen silent, and
 //! keeps which nodes may let the banned through, for the policies' conditions.
 
+mod silence;
+
 use std::{
     collections::HashSet,
     sync::{Arc, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use ip_sentry_crd::condition::Finding;
-use ip_sentry_crd::{FIELD_MANAGER, NodeFirewall, condition};
+use ip_sentry_crd::{FIELD_MANAGER, NodeFirewall};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::apis::meta::v1::Condition};
+use k8s_openapi::api::core::v1::Node;
 use kube::{
     Api, ResourceExt as _,
     api::{ListParams, Patch, PatchParams},
@@ -19,11 +20,10 @@ use kube::{
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use self::silence::Heard;
 use crate::{lease::Deposed, metrics::Metrics, state::State};
 
 const READY: &str = "Ready";
-/// What holds of a node only as long as its agent says so.
-const CLAIMS: [&str; 3] = [READY, "Enforcing", "OperatorActive"];
 /// How often the leader looks.
 const ROUND: Duration = Duration::from_secs(20);
 /// The nodes that the agents' `DaemonSet` wants an agent on, its tolerations aside.
@@ -31,8 +31,6 @@ const WITH_KERNEL: &str =
     "kubernetes.io/os=linux,type!=virtual-kubelet,eks.amazonaws.com/compute-type!=fargate";
 /// How long a new node may take to start its agent.
 const STARTS_WITHIN: SignedDuration = SignedDuration::from_mins(2);
-/// Three heartbeats of 60 s and their jitter.
-const SILENCE: SignedDuration = SignedDuration::from_secs(225);
 
 /// Nodes that may let the banned through.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -50,9 +48,10 @@ pub struct Gaps {
 /// Looks until `shutdown`, while this replica leads.
 pub async fn run(state: Arc<State>, shutdown: CancellationToken) {
     let api: Api<NodeFirewall> = Api::all(state.writer.clone());
+    let mut heard = Heard::default();
     loop {
         if state.leadership.is_leading()
-            && let Err(error) = round(&api, &state, state.clock.now()).await
+            && let Err(error) = round(&api, &state, &mut heard).await
             && !Deposed::is_cause_of(&error)
         {
             Metrics::count(&state.metrics.write_errors, "NodeFirewall");
@@ -65,14 +64,16 @@ pub async fn run(state: Arc<State>, shutdown: CancellationToken) {
     }
 }
 
-async fn round(api: &Api<NodeFirewall>, state: &State, now: Timestamp) -> Result<(), kube::Error> {
+async fn round(api: &Api<NodeFirewall>, state: &State, heard: &mut Heard) -> Result<(), kube::Error> {
     let firewalls = api.list(&ListParams::default().match_any()).await?.items;
+    let (now, at) = (Instant::now(), state.clock.now());
+    heard.hear(&firewalls, now, at);
     let nodes: Api<Node> = Api::all(state.writer.clone());
     let nodes = nodes.list_metadata(&ListParams::default().match_any().labels(WITH_KERNEL)).await?.items;
-    let bare = without_agent(nodes, &firewalls, now);
+    let bare = without_agent(nodes, &firewalls, at);
     *state.gaps.lock().unwrap_or_else(PoisonError::into_inner) = gaps(&firewalls, &bare);
     for firewall in firewalls {
-        let Some(conditions) = silenced(&firewall, now) else { continue };
+        let Some(conditions) = heard.silenced(&firewall, now, at) else { continue };
         let patch = json!({
             "metadata": {"resourceVersion": firewall.metadata.resource_version},
             "status": {"conditions": conditions},
@@ -133,37 +134,11 @@ fn gaps(firewalls: &[NodeFirewall], bare: &[WithoutAgent]) -> Option<Gaps> {
     }
 }
 
-/// The conditions to write of a node that has fallen silent, unless they say so already.
-fn silenced(firewall: &NodeFirewall, now: Timestamp) -> Option<Vec<Condition>> {
-    let status = firewall.status.as_ref()?;
-    let last = status.last_heartbeat.as_ref()?.0;
-    if now.duration_since(last) < SILENCE {
-        return None;
-    }
-    let is_claimed = |kind: &str| {
-        status.conditions.iter().any(|condition| condition.type_ == kind && condition.status != "Unknown")
-    };
-    let claims: Vec<&'static str> = CLAIMS.into_iter().filter(|kind| is_claimed(kind)).collect();
-    if claims.is_empty() {
-        return None;
-    }
-    let message = format!(
-        "the agent of this node last spoke at {last}: look at its pod in namespace ip-sentry-node; \
-         bans that the node had heard of are still enforced and still expire"
-    );
-    let findings = claims.iter().map(|kind| Finding::unknown(kind, "AgentSilent", message.clone()));
-    let findings: Vec<Finding> = findings.collect();
-    let mut conditions = condition::merge(&status.conditions, &findings, None, now);
-    let others = status.conditions.iter().filter(|condition| !claims.contains(&condition.type_.as_str()));
-    conditions.extend(others.cloned());
-    Some(conditions)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn firewall(ready: &str, heartbeat: i64) -> NodeFirewall {
+    pub(super) fn firewall(ready: &str, heartbeat: i64) -> NodeFirewall {
         let at = Timestamp::from_second(heartbeat).unwrap();
         serde_json::from_value(json!({
             "apiVersion": "ipsentry.dev/v1alpha1", "kind": "NodeFirewall", "metadata": {"name": "n"}, "spec": {},
@@ -177,16 +152,6 @@ mod tests {
             },
         }))
         .unwrap()
-    }
-
-    #[test]
-    fn a_node_that_is_silent_for_three_heartbeats_is_unknown_and_keeps_the_rest() {
-        let now = Timestamp::from_second(1000).unwrap();
-        assert_eq!(silenced(&firewall("True", 800), now), None);
-        assert_eq!(silenced(&firewall("Unknown", 100), now), None);
-        let conditions = silenced(&firewall("True", 775), now).unwrap();
-        let told: Vec<_> = conditions.iter().map(|one| (one.type_.as_str(), one.status.as_str())).collect();
-        assert_eq!(told, [("Ready", "Unknown"), ("Enforcing", "Unknown"), ("ChainFirst", "True")]);
     }
 
     #[test]

@@ -7,11 +7,12 @@ use ip_sentry_crd::{
 };
 use jiff::Timestamp;
 use kube::{
-    Api, ResourceExt as _,
+    Api,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
 use serde_json::{Value, json};
 
+use super::author;
 use crate::{
     bans::Ban,
     endings::due::{Due, Unenforced},
@@ -93,12 +94,12 @@ async fn release(api: &Api<IPBan>, ban: &Ban) -> Result<(), ActError> {
     merge(api, "released", ban, patch).await
 }
 
-/// Takes off what the operator put on when the ban was its own. An end that somebody else has written since stays.
+/// Takes off what the operator put on when the ban was its own. An end that may be somebody's stays.
 async fn let_go(api: &Api<IPBan>, ban: &Ban) -> Result<(), ActError> {
     const WHAT: &str = "left to its author";
     let object = api.get(&ban.name).await.map_err(|error| ActError::from_api(WHAT, error))?;
     let mut spec = json!({"policyRef": null, "offence": null, "evidence": null});
-    if !is_somebodys(&object, "expiresAt") {
+    if !author::may_have_stated_end(&object) {
         spec["expiresAt"] = Value::Null;
     }
     let patch = json!({
@@ -112,16 +113,6 @@ async fn let_go(api: &Api<IPBan>, ban: &Ban) -> Result<(), ActError> {
         "spec": spec,
     });
     merge(api, WHAT, ban, patch).await
-}
-
-/// Whether the value of a field in `spec` is from anybody but the operator.
-fn is_somebodys(object: &IPBan, field: &str) -> bool {
-    let field = format!("f:{field}");
-    object.managed_fields().iter().any(|entry| {
-        let fields = entry.fields_v1.as_ref().map(|fields| &fields.0["f:spec"]);
-        let has_field = fields.and_then(Value::as_object).is_some_and(|fields| fields.contains_key(&field));
-        has_field && entry.manager.as_deref() != Some(FIELD_MANAGER)
-    })
 }
 
 async fn merge(api: &Api<IPBan>, what: &'static str, ban: &Ban, patch: Value) -> Result<(), ActError> {
@@ -194,23 +185,5 @@ mod tests {
             assert!(matches!(api(code), ActError::Write { .. }), "{code}");
             assert_eq!(api(code).cause(), "no");
         }
-    }
-
-    #[test]
-    fn an_end_is_somebodys_when_they_wrote_it() {
-        let object = |manager: &str, field: &str| -> IPBan {
-            serde_json::from_value(json!({
-                "apiVersion": "ipsentry.dev/v1alpha1", "kind": "IPBan",
-                "metadata": {"name": "203.0.113.7", "managedFields": [
-                    {"manager": "ip-sentry", "operation": "Update", "fieldsV1": {"f:spec": {"f:expiresAt": {}}}},
-                    {"manager": manager, "operation": "Apply", "fieldsV1": {"f:spec": {format!("f:{field}"): {}}}},
-                ]},
-                "spec": {"cidr": "203.0.113.7/32", "origin": "Manual"},
-            }))
-            .unwrap()
-        };
-        assert!(is_somebodys(&object("kubectl", "expiresAt"), "expiresAt"));
-        assert!(!is_somebodys(&object("kubectl", "origin"), "expiresAt"));
-        assert!(!is_somebodys(&object("ip-sentry", "expiresAt"), "expiresAt"));
     }
 }

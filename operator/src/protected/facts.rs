@@ -24,6 +24,10 @@ use k8s_openapi::{
 };
 use kube::{ResourceExt as _, api::DynamicObject};
 
+/// The most addresses that one node states, the first in its status. The admission policy `protectednetworks-nodes` asks
+/// for the same ones: it must never ask for an address that is left out here.
+const MOST_OF_NODE: usize = 16;
+
 /// What facts are gathered from.
 pub struct Cluster<'a> {
     /// Every node.
@@ -53,6 +57,8 @@ pub enum Basis {
     Asked,
     /// Somebody asked for this address and a Gateway's status repeats it, but no load balancer has it.
     Unconfirmed,
+    /// A node states this address after as many others as count of one node.
+    Surplus,
 }
 
 /// The object that states a fact.
@@ -142,8 +148,11 @@ fn of_node<'a>(node: &'a Node, facts: &mut Vec<Fact<'a>>) {
     let by = Stater::of("Node", &node.metadata);
     let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
     let addresses = addresses.filter(|one| matches!(one.type_.as_str(), "InternalIP" | "ExternalIP"));
-    let hosts = addresses.filter_map(|one| address(&one.address)).map(Network::host);
-    facts.extend(hosts.map(|network| Fact { network, basis: Basis::Host, by }));
+    // What is no address has a place, too: so admission counts the same without reading each exactly as is done here.
+    facts.extend(addresses.enumerate().filter_map(|(place, one)| {
+        let basis = if place < MOST_OF_NODE { Basis::Host } else { Basis::Surplus };
+        Some(Fact { network: Network::host(address(&one.address)?), basis, by })
+    }));
     let ranges = node.spec.iter().flat_map(|spec| spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr));
     facts.extend(ranges.filter_map(range).map(|network| Fact { network, basis: Basis::PodRange, by }));
 }
@@ -303,6 +312,25 @@ mod tests {
                 "fd96::/112 ServiceRange ServiceCIDR kubernetes",
                 "10.99.0.1/32 Host EndpointSlice default/kubernetes",
             ]
+        );
+    }
+
+    #[test]
+    fn a_node_states_what_the_first_sixteen_places_of_its_status_hold() {
+        let numbered = (1..=15).map(|n| format!("198.51.100.{}", 100 - n));
+        // Neither a name nor what is no address of a packet makes room for another.
+        let addresses = numbered.chain(["none".into(), "203.0.113.1".into(), "203.0.113.2".into()]);
+        let mut addresses: Vec<Value> =
+            addresses.map(|address| json!({"type": "ExternalIP", "address": address})).collect();
+        addresses.insert(0, json!({"type": "Hostname", "address": "node-1"}));
+        let node = json!({"metadata": {"name": "node-1"}, "status": {"addresses": addresses}});
+        let stated = Objects { nodes: from([node]), ..Objects::default() }.stated();
+        assert_eq!(stated.len(), 17);
+        assert_eq!(stated[0], "198.51.100.99/32 Host Node node-1");
+        assert_eq!(stated[14], "198.51.100.85/32 Host Node node-1");
+        assert_eq!(
+            stated[15..],
+            ["203.0.113.1/32 Surplus Node node-1", "203.0.113.2/32 Surplus Node node-1"]
         );
     }
 

@@ -18,11 +18,18 @@ use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::O
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::watch;
 
-use super::{create, in_force, is_observed, select::Selection, status::status, write};
+use super::{
+    create, in_force, is_observed,
+    select::Selection,
+    status::{cidrs, status},
+    write,
+};
 
 /// How long an object that was never seen must be missing before it is created: who installs is about to create it, and
 /// would find the name taken.
 const MISSING: Duration = Duration::from_secs(10);
+/// How long a list that the API server refused is not tried again. Another one is, at once.
+const REFUSED: Duration = Duration::from_secs(15);
 
 /// What the leader has to write.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,13 +57,23 @@ pub struct Keeper {
     last_seen: Option<Arc<ProtectedNetworks>>,
     /// Since when there has been no object.
     missing_since: Option<Instant>,
+    refusal: Option<Refusal>,
+}
+
+/// A list that the API server has refused.
+struct Refusal {
+    cidrs: Vec<String>,
+    /// What it said.
+    why: String,
+    at: Instant,
 }
 
 impl Keeper {
     /// What is in force goes to `announce`; the operator runs in `namespace`.
     #[must_use]
     pub fn new(namespace: &str, announce: watch::Sender<Arc<Networks>>) -> Self {
-        Self { namespace: namespace.to_owned(), announce, last_seen: None, missing_since: None }
+        let namespace = namespace.to_owned();
+        Self { namespace, announce, last_seen: None, missing_since: None, refusal: None }
     }
 
     /// Takes in the object as it is. Says whether it is known what is protected; until then nothing may be counted.
@@ -90,13 +107,32 @@ impl Keeper {
     ) -> Option<Write> {
         if let Some(object) = object {
             self.missing_since = None;
-            return status(object, found.selection, found.unread, at).map(Write::Status);
+            let refusal = self.refusal.as_ref().filter(|refusal| {
+                now.saturating_duration_since(refusal.at) < REFUSED && refusal.cidrs == cidrs(found.selection)
+            });
+            let why = refusal.map(|refusal| refusal.why.as_str());
+            return status(object, found.selection, found.unread, why, at).map(Write::Status);
         }
         let since = *self.missing_since.get_or_insert(now);
         if let Some(last_seen) = &self.last_seen {
             return Some(Write::Object(Box::new(as_it_was(last_seen))));
         }
         (now.saturating_duration_since(since) >= MISSING).then(|| Write::Object(Box::new(empty())))
+    }
+
+    /// Takes in what became of a write. Says whether the API server refused a new list: then the status is due again,
+    /// with the last list and with what the API server said.
+    pub fn written(&mut self, due: &Write, error: Option<&kube::Error>, now: Instant) -> bool {
+        let (Write::Status(status), Some(kube::Error::Api(refusal))) = (due, error) else { return false };
+        let listed = self.last_seen.as_ref().and_then(|object| object.status.as_ref());
+        let is_new = listed.map_or(&[][..], |listed| &listed.cidrs) != status.cidrs;
+        // Webhooks refuse with 400, too. What else goes wrong is none of the list's.
+        let is_refused = is_new && matches!(refusal.code, 400 | 403 | 422);
+        if is_refused {
+            let (cidrs, why) = (status.cidrs.clone(), refusal.message.clone());
+            self.refusal = Some(Refusal { cidrs, why, at: now });
+        }
+        is_refused
     }
 
     /// Writes what is due, which `client` lets through only while this replica leads. Returns the uid of an object that
@@ -195,6 +231,51 @@ mod tests {
         assert_eq!(keeper.due(Some(&object), &found, Instant::now(), at(2)), None);
         assert!(keeper.read(None), "an object that goes is no reason to forget what it said");
         assert!(protected.borrow().contains("10.99.0.11".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_refused_list_is_told_at_once_and_tried_again_later_or_when_it_differs() {
+        let networks =
+            |text: &str| Selection { networks: vec![text.parse().unwrap()], ..Selection::default() };
+        let [old, new, other] = ["10.99.0.11/32", "10.99.0.12/32", "10.99.0.13/32"].map(networks);
+        let mut keeper = Keeper::new("ip-sentry", watch::channel(Arc::default()).0);
+        let start = Instant::now();
+        let mut object = object();
+        let due =
+            |keeper: &mut Keeper, object: &ProtectedNetworks, selection: &Selection<'_>, second: u64| {
+                let now = start + Duration::from_secs(second);
+                let due = keeper.due(Some(object), &Found { selection, unread: &[] }, now, at(1))?;
+                let Write::Status(status) = due else { panic!("the object is there: {due:?}") };
+                Some(status)
+            };
+        object.status = due(&mut keeper, &object, &old, 0);
+        keeper.read(Some(&Arc::new(object.clone())));
+        let answered =
+            |code| kube::Error::Api(Box::new(Status { code, message: "no".into(), ..Status::default() }));
+        let write = Write::Status(due(&mut keeper, &object, &new, 1).unwrap());
+        for code in [404, 409, 429, 500, 503] {
+            assert!(!keeper.written(&write, Some(&answered(code)), start), "{code} says nothing of the list");
+        }
+        assert!(!keeper.written(&write, None, start));
+        assert!(keeper.written(&write, Some(&answered(422)), start));
+
+        object.status = due(&mut keeper, &object, &new, 1);
+        let told = object.status.clone().unwrap();
+        assert_eq!(
+            (told.cidrs, told.conditions[0].reason.as_str()),
+            (vec!["10.99.0.11/32".into()], "Refused")
+        );
+        let write = Write::Status(object.status.clone().unwrap());
+        assert!(!keeper.written(&write, Some(&answered(403)), start), "it has no new list");
+        for (selection, second, expect) in [
+            (&new, 14, None),
+            (&new, 15, Some("10.99.0.12/32")),
+            (&other, 14, Some("10.99.0.13/32")),
+            (&old, 14, Some("10.99.0.11/32")),
+        ] {
+            let cidrs = due(&mut keeper, &object, selection, second).map(|status| status.cidrs.concat());
+            assert_eq!(cidrs.as_deref(), expect, "after {second} s");
+        }
     }
 
     #[test]

@@ -86,9 +86,7 @@ pub fn lifted<'a>(
             continue;
         }
         let stated = facts.iter().find(|fact| {
-            fact.basis != Basis::Unconfirmed
-                && fact.network.overlaps(&banned)
-                && after.overlaps(&fact.network)
+            fact.basis < Basis::Unconfirmed && fact.network.overlaps(&banned) && after.overlaps(&fact.network)
         });
         let (by, network) = match (spec.iter().find(|network| network.overlaps(&banned)), stated) {
             (Some(network), _) => (By::Spec, *network),

@@ -18,16 +18,16 @@ use super::facts::{Basis, Fact};
 
 /// The most networks that are protected by status: admission takes 15 ms for 1,000.
 pub const MOST: usize = 1024;
-/// The most addresses that one node states.
-const MOST_OF_NODE: usize = 16;
 /// The most addresses of load balancers and Gateways that somebody asked for, of one namespace.
 const MOST_ASKED: usize = 16;
 /// A range of pods or services that is wider is a mistake or a forgery, and would protect a good part of the internet.
 const WIDEST_RANGE: Prefix = Prefix { v4: 8, v6: 16 };
 /// How wide a range of pods becomes at most when there is no room.
 const WIDEST_POD_RANGE: Prefix = Prefix { v4: 16, v6: 32 };
-/// How wide the network around a node or API server becomes at most when there is no room.
+/// How wide the network around a node or API server becomes at most so that ranges have room, too.
 const WIDEST_HOST: Prefix = Prefix { v4: 24, v6: 64 };
+/// How wide it becomes at most so that every node and API server has room: there are 256 such networks.
+const WIDEST: u8 = 8;
 
 /// A prefix length in each family.
 #[derive(Clone, Copy)]
@@ -116,21 +116,16 @@ fn is_covered(covered: &Networks, network: &Network) -> bool {
     network.address() == network.last_address() && covered.contains(network.address())
 }
 
-/// The cluster's own networks without those that are too many or too wide to be true, the firmest first.
+/// The cluster's own networks without those that are too wide to be true, the firmest first.
 fn believable<'a>(mut own: Vec<Fact<'a>>, left_out: &mut Vec<(Why, Fact<'a>)>) -> Vec<Fact<'a>> {
     own.sort_unstable_by_key(|fact| (fact.basis, fact.by, fact.network));
     own.dedup_by_key(|fact| (fact.basis, fact.by, fact.network));
-    let mut hosts_of_node = (None, 0);
     own.retain(|&fact| {
-        let why = if fact.basis == Basis::Host && fact.by.kind == "Node" {
-            let count = if hosts_of_node.0 == Some(fact.by) { hosts_of_node.1 + 1 } else { 1 };
-            hosts_of_node = (Some(fact.by), count);
-            (count > MOST_OF_NODE).then_some(Why::Share)
-        } else {
-            (fact.network.prefix() < WIDEST_RANGE.of(&fact.network)).then_some(Why::TooWide)
-        };
-        left_out.extend(why.map(|why| (why, fact)));
-        why.is_none()
+        let is_believable = fact.network.prefix() >= WIDEST_RANGE.of(&fact.network);
+        if !is_believable {
+            left_out.push((Why::TooWide, fact));
+        }
+        is_believable
     });
     own
 }
@@ -156,7 +151,8 @@ fn fit<'a>(own: &[Fact<'a>], left_out: &mut Vec<(Why, Fact<'a>)>) -> (Vec<Networ
 }
 
 /// Covers the facts of one family with at most `room` networks, as narrow as that goes. Where even the widest that are
-/// allowed are too many, the firmest facts have the room.
+/// allowed are too many, every node and API server has room before any range: admission refuses a list that a node
+/// has been taken off.
 fn widen<'a>(facts: &[Fact<'a>], room: usize, left_out: &mut Vec<(Why, Fact<'a>)>) -> Vec<Network> {
     for prefix in (WIDEST_POD_RANGE.v4..=124).rev().step_by(4) {
         let networks = aggregate(facts.iter().map(|fact| wider(fact, prefix)));
@@ -164,8 +160,10 @@ fn widen<'a>(facts: &[Fact<'a>], room: usize, left_out: &mut Vec<(Why, Fact<'a>)
             return networks;
         }
     }
-    let mut networks = BTreeSet::new();
-    for fact in facts {
+    let (hosts, ranges): (Vec<&Fact<'a>>, Vec<&Fact<'a>>) =
+        facts.iter().partition(|fact| fact.basis == Basis::Host);
+    let mut networks: BTreeSet<Network> = around_hosts(&hosts, room).into_iter().collect();
+    for fact in ranges {
         let network = wider(fact, 0);
         if networks.len() < room {
             networks.insert(network);
@@ -176,13 +174,27 @@ fn widen<'a>(facts: &[Fact<'a>], room: usize, left_out: &mut Vec<(Why, Fact<'a>)
     aggregate(networks)
 }
 
+/// Covers nodes and API servers of one family with at most `room` networks, however wide these become.
+fn around_hosts(hosts: &[&Fact<'_>], room: usize) -> Vec<Network> {
+    let mut prefix = hosts.first().map_or(WIDEST, |host| WIDEST_HOST.of(&host.network));
+    loop {
+        let networks = aggregate(hosts.iter().map(|host| Network::around(host.network.address(), prefix)));
+        if networks.len() <= room || prefix <= WIDEST {
+            return networks;
+        }
+        prefix -= 4;
+    }
+}
+
 /// The network around what a fact states with that prefix length, if it may become that wide.
 fn wider(fact: &Fact<'_>, prefix: u8) -> Network {
     let stated = fact.network;
     let widest = match fact.basis {
         Basis::Host => WIDEST_HOST.of(&stated),
         Basis::PodRange => WIDEST_POD_RANGE.of(&stated),
-        Basis::ServiceRange | Basis::Given | Basis::Asked | Basis::Unconfirmed => return stated,
+        Basis::ServiceRange | Basis::Given | Basis::Asked | Basis::Unconfirmed | Basis::Surplus => {
+            return stated;
+        }
     };
     Network::around(stated.address(), stated.prefix().min(prefix.max(widest)))
 }
@@ -198,6 +210,7 @@ fn in_turn<'a>(mut facts: Vec<Fact<'a>>, left_out: &mut Vec<(Why, Fact<'a>)>) ->
         let share = shares.entry(fact.by.namespace).or_default();
         match fact.basis {
             Basis::Unconfirmed => left_out.push((Why::Unconfirmed, fact)),
+            Basis::Surplus => left_out.push((Why::Share, fact)),
             Basis::Asked if share.asked >= MOST_ASKED => left_out.push((Why::Share, fact)),
             basis => {
                 share.asked += usize::from(basis == Basis::Asked);

@@ -18,40 +18,54 @@ const RENEW: SignedDuration = SignedDuration::from_secs(15);
 /// How many of the networks that are left out for one reason are named.
 const NAMED: usize = 5;
 
-/// The status to write, or `None` where it says so already.
+/// The list of networks as it is written.
+#[must_use]
+pub fn cidrs(selection: &Selection<'_>) -> Vec<String> {
+    selection.networks.iter().map(ToString::to_string).collect()
+}
+
+/// The status to write, or `None` where it says so already. Where the API server has refused the list, for the reason
+/// `refusal`, the last one that it took stays, and the condition says so.
 #[must_use]
 pub fn status(
     object: &ProtectedNetworks,
     selection: &Selection<'_>,
     unread: &[&'static str],
+    refusal: Option<&str>,
     now: Timestamp,
 ) -> Option<ProtectedNetworksStatus> {
-    let old = object.status.as_ref();
-    let old_conditions = old.map_or(&[][..], |status| &status.conditions);
-    let finding = complete(selection, unread);
+    let nothing = ProtectedNetworksStatus::default();
+    let old = object.status.as_ref().unwrap_or(&nothing);
+    let is_listed = refusal.is_none() || old.observed_at.is_some();
+    let finding = complete(selection, unread, refusal.map(|why| (why, is_listed)));
     let new = ProtectedNetworksStatus {
-        cidrs: selection.networks.iter().map(ToString::to_string).collect(),
+        cidrs: if refusal.is_none() { cidrs(selection) } else { old.cidrs.clone() },
         api_servers: selection.api_servers.iter().map(ToString::to_string).collect(),
-        observed_at: Some(Time(now)),
-        conditions: condition::merge(old_conditions, &[finding], object.metadata.generation, now),
+        // From then on bans are admitted: not before there is a list.
+        observed_at: is_listed.then_some(Time(now)),
+        conditions: condition::merge(&old.conditions, &[finding], object.metadata.generation, now),
     };
-    let is_told = old.is_some_and(|old| {
-        // One in the future is of a leader whose clock was ahead.
-        let is_fresh = |observed: &Time| now.duration_since(observed.0).abs() < RENEW;
-        old.observed_at.as_ref().is_some_and(is_fresh)
-            && old.cidrs == new.cidrs
-            && old.api_servers == new.api_servers
-            && old.conditions == new.conditions
-    });
+    // One in the future is of a leader whose clock was ahead.
+    let is_fresh = |observed: &Time| now.duration_since(observed.0).abs() < RENEW;
+    let is_told = old.observed_at.is_some() == is_listed
+        && old.observed_at.as_ref().is_none_or(is_fresh)
+        && old.cidrs == new.cidrs
+        && old.api_servers == new.api_servers
+        && old.conditions == new.conditions;
     (!is_told).then_some(new)
 }
 
-/// Whether everything that the cluster states is protected.
-fn complete(selection: &Selection<'_>, unread: &[&'static str]) -> Finding {
+/// Whether everything that the cluster states is protected. `refusal`: why the API server refused the list, and whether
+/// an earlier one is in force.
+fn complete(selection: &Selection<'_>, unread: &[&'static str], refusal: Option<(&str, bool)>) -> Finding {
     let mut message = String::new();
     let mut say = |text: &str| {
         let _ = write!(message, "{}{text}", if message.is_empty() { "" } else { "; " });
     };
+    if let Some((why, is_listed)) = refusal {
+        let so = if is_listed { "the last one stays in force" } else { "no ban is admitted before" };
+        say(&format!("the API server refuses the list, {so}: {why}"));
+    }
     if !unread.is_empty() {
         say(&format!("the operator can't read {}: check its ClusterRole", unread.join(", ")));
     }
@@ -75,6 +89,9 @@ fn complete(selection: &Selection<'_>, unread: &[&'static str]) -> Finding {
             more => format!(" and {more} more"),
         };
         say(&format!("not protected, {}: {}{more}", explain(why), named.join(", ")));
+    }
+    if refusal.is_some() {
+        return Finding::no("Complete", "Refused", message);
     }
     match (unread.is_empty(), reason) {
         (false, _) => Finding::no("Complete", "Unreadable", message),
@@ -127,7 +144,7 @@ mod tests {
     fn the_status_is_written_when_it_differs_and_every_twenty_seconds() {
         let mut object = ProtectedNetworks::new("cluster", ProtectedNetworksSpec::default());
         assert!(!is_observed(&object));
-        object.status = status(&object, &one_network(), &[], at(100));
+        object.status = status(&object, &one_network(), &[], None, at(100));
         assert!(is_observed(&object));
         assert!(in_force(&object).contains("10.99.0.11".parse().unwrap()));
         #[rustfmt::skip]
@@ -141,12 +158,38 @@ mod tests {
             (one_network(),         &["servicecidrs"][..], 101, true),
         ];
         for (found, unread, now, written) in table {
-            let status = status(&object, &found, unread, at(now));
+            let status = status(&object, &found, unread, None, at(now));
             assert_eq!(status.is_some(), written, "{found:?} at {now}");
             if let Some(status) = status {
                 assert_eq!(status.observed_at, Some(Time(at(now))));
             }
         }
+    }
+
+    #[test]
+    fn a_refused_list_leaves_the_last_one_in_force_and_is_told() {
+        let mut object = ProtectedNetworks::new("cluster", ProtectedNetworksSpec::default());
+        let refused = |object: &ProtectedNetworks, at| {
+            status(object, &Selection::default(), &["gateways"], Some("no"), at)
+        };
+        let first = refused(&object, at(50)).unwrap();
+        assert!(first.cidrs.is_empty() && first.observed_at.is_none(), "no ban is admitted: {first:?}");
+        object.status = Some(first);
+        assert_eq!(refused(&object, at(500)), None, "nothing is renewed before there is a list");
+
+        object.status = status(&object, &one_network(), &[], None, at(100));
+        let later = refused(&object, at(110)).unwrap();
+        assert_eq!(
+            (later.cidrs.clone(), later.observed_at.clone()),
+            (vec!["10.99.0.11/32".into()], Some(Time(at(110))))
+        );
+        let condition = &later.conditions[0];
+        assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("False", "Refused"));
+        let message = "the API server refuses the list, the last one stays in force: no; the operator can't read gateways";
+        assert!(condition.message.starts_with(message), "{}", condition.message);
+        object.status = Some(later);
+        assert_eq!(refused(&object, at(124)), None);
+        assert!(refused(&object, at(125)).is_some(), "the leader is at work, and says so");
     }
 
     #[test]
@@ -175,7 +218,7 @@ mod tests {
         ];
         for (found, unread, expect) in table {
             let object = ProtectedNetworks::new("cluster", ProtectedNetworksSpec::default());
-            let condition = status(&object, &found, unread, at(0)).unwrap().conditions.remove(0);
+            let condition = status(&object, &found, unread, None, at(0)).unwrap().conditions.remove(0);
             let told = format!("{} {} {}", condition.status, condition.reason, condition.message);
             assert!(told.starts_with(expect), "{told}");
             assert_eq!(told.ends_with(" and 3 more"), found.left_out.len() == 8, "{told}");

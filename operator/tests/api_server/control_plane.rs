@@ -68,6 +68,17 @@ impl ControlPlane {
         command
     }
 
+    /// Runs kubectl with all rights, in the repository's root. `kubectl edit` makes a ban Manual.
+    pub(crate) fn kubectl(&self, arguments: &[&str]) {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut command = Command::new(&self.binary);
+        command.arg("kubectl").args(arguments).env("KUBECONFIG", self.kubeconfig()).current_dir(root);
+        command.env("KUBE_EDITOR", "sed -i 's/origin: Detected/origin: Manual/'");
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "kubectl {arguments:?}: {said}");
+    }
+
     /// What says where it is.
     pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")

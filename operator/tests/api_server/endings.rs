@@ -101,6 +101,39 @@ impl World {
         self.bans.create(&params, &ban).await.unwrap();
     }
 
+    /// Makes a Detected ban Manual, while all else goes on.
+    async fn make_manual(&self, ban: &mut IPBan, way: Way, end: Option<String>) {
+        let name = ban.name_any();
+        let (words, manifest) = match way {
+            Way::Edit => (&["edit", "ipban", &name][..], None),
+            Way::Manifest(words) => {
+                let mut spec = json!({"cidr": ban.spec.cidr, "origin": "Manual"});
+                if let Some(end) = end {
+                    spec["expiresAt"] = json!(end);
+                }
+                let (api, kind) = ("ipsentry.dev/v1alpha1", "IPBan");
+                let manifest =
+                    json!({"apiVersion": api, "kind": kind, "metadata": {"name": name}, "spec": spec});
+                (words, Some(manifest))
+            }
+            Way::ReplaceAsShown => {
+                ban.spec.origin = Origin::Manual;
+                (&["replace"][..], Some(serde_json::to_value(ban).unwrap()))
+            }
+        };
+        let mut arguments: Vec<String> = words.iter().map(ToString::to_string).collect();
+        let control_plane = self.server.control_plane.clone();
+        if let Some(manifest) = manifest {
+            let file = control_plane.folder.path().join(format!("{name}.json"));
+            std::fs::write(&file, manifest.to_string()).unwrap();
+            arguments.extend(["--filename".to_owned(), file.to_str().unwrap().to_owned()]);
+        }
+        let kubectl = move || {
+            control_plane.kubectl(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        };
+        tokio::task::spawn_blocking(kubectl).await.unwrap();
+    }
+
     async fn patch(&self, name: &str, patch: Value) {
         self.bans.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
     }
@@ -190,24 +223,44 @@ async fn a_lifted_ban_is_no_offence(world: &World) {
     assert!(memory.lifted_at.is_some() && memory.past.ends().count() == 0, "{memory:?}");
 }
 
+/// How somebody makes a ban Manual.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// `kubectl edit`, of the origin alone.
+    Edit,
+    /// A manifest, with these words of kubectl.
+    Manifest(&'static [&'static str]),
+    /// What `kubectl get` shows, with another origin.
+    ReplaceAsShown,
+}
+
 async fn a_ban_made_manual_is_its_authors(world: &World) {
-    let (edited, applied, ended) = ("203.0.113.3", "203.0.113.4", "203.0.113.5");
-    for name in [edited, applied, ended] {
+    const APPLY: Way = Way::Manifest(&["apply"]);
+    const SERVER_SIDE: Way = Way::Manifest(&["apply", "--server-side", "--force-conflicts"]);
+    const REPLACE: Way = Way::Manifest(&["replace"]);
+    let operators = |ban: &IPBan| ban.spec.expires_at.as_ref().unwrap().0.to_string();
+    let ended = "203.0.113.35";
+    let own = second(7200);
+    // What the manifest has for an end: its own, the operator's, or none; and which end the ban has then.
+    #[rustfmt::skip]
+    let table: [(&str, Way, Option<&str>, Option<&str>); 9] = [
+        ("203.0.113.30", Way::Edit,            None,         None),
+        ("203.0.113.31", APPLY,                None,         None),
+        ("203.0.113.32", APPLY,                Some("same"), Some("same")),
+        ("203.0.113.33", SERVER_SIDE,          None,         None),
+        ("203.0.113.34", SERVER_SIDE,          Some("same"), Some("same")),
+        (ended,          SERVER_SIDE,          Some(&own),   Some(&own)),
+        ("203.0.113.36", REPLACE,              None,         None),
+        ("203.0.113.37", REPLACE,              Some("same"), Some("same")),
+        ("203.0.113.38", Way::ReplaceAsShown,  Some("same"), Some("same")),
+    ];
+    for (name, way, stated, expect) in table {
         world.detected(name).await;
-    }
-    // As `kubectl edit` leaves it, and as a server-side apply with and without an end of its own does.
-    let manual = |name: &str| json!({"cidr": format!("{name}/32"), "origin": "Manual"});
-    world.patch(edited, json!({"spec": {"origin": "Manual"}})).await;
-    let end = second(7200);
-    let mut with_end = manual(ended);
-    with_end["expiresAt"] = json!(end);
-    for (name, spec) in [(applied, manual(applied)), (ended, with_end)] {
-        let object = json!({
-            "apiVersion": "ipsentry.dev/v1alpha1", "kind": "IPBan", "metadata": {"name": name}, "spec": spec,
-        });
-        world.bans.patch(name, &PatchParams::apply("git").force(), &Patch::Apply(object)).await.unwrap();
-    }
-    for (name, expect) in [(edited, None), (applied, None), (ended, Some(end))] {
+        let mut ban = world.bans.get(name).await.unwrap();
+        let same = operators(&ban);
+        let end =
+            |end: Option<&str>| end.map(|end| if end == "same" { same.clone() } else { end.to_owned() });
+        world.make_manual(&mut ban, way, end(stated)).await;
         let ban = world.becomes(name, "let go", |ban| ban.finalizers().is_empty()).await;
         assert!(ban.labels().is_empty() && !ban.annotations().contains_key(EVICTED_ANNOTATION), "{ban:?}");
         let spec = ban.spec;
@@ -215,7 +268,8 @@ async fn a_ban_made_manual_is_its_authors(world: &World) {
             (spec.origin, spec.policy_ref, spec.evidence, spec.offence),
             (Origin::Manual, None, None, None)
         );
-        assert_eq!(spec.expires_at.map(|end| end.0.to_string()), expect, "{name}");
+        let left = spec.expires_at.map(|end| end.0.to_string());
+        assert_eq!(left, end(expect), "{way:?} with an end of {stated:?}");
     }
     // Its end is its author's to see to: the operator only says so.
     world.patch(ended, json!({"spec": {"expiresAt": second(-2)}})).await;

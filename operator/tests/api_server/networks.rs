@@ -9,9 +9,13 @@ use std::{
 use ip_sentry_core::{net::Network, networks::Networks};
 use ip_sentry_crd::{IPBan, ProtectedNetworks};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::{
-    core::v1::{Namespace, Node, Service},
-    events::v1::Event,
+use k8s_openapi::{
+    api::{
+        admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
+        core::v1::{Namespace, Node, Service},
+        events::v1::Event,
+    },
+    apimachinery::pkg::apis::meta::v1::Condition,
 };
 use kube::{
     Api, Client, ResourceExt as _,
@@ -25,6 +29,9 @@ use crate::{
     bans::{SOON, install},
     control_plane::{ControlPlane, config, until},
 };
+
+/// What refuses a list without every node.
+const NODES_POLICY: &str = "deploy/kustomize/base/admission/protectednetworks-nodes.yaml";
 
 /// One test at a time has the one `ProtectedNetworks/cluster`.
 static TURN: AsyncMutex<()> = AsyncMutex::const_new(());
@@ -55,6 +62,8 @@ impl Operated {
         let kubeconfig = control_plane.kubeconfig();
         let client = Client::try_from(config(&kubeconfig).await).unwrap();
         install(&client).await;
+        // The operator writes nothing that this refuses.
+        control_plane.kubectl(&["apply", "--filename", NODES_POLICY]);
         let networks: Api<ProtectedNetworks> = Api::all(client.clone());
         create(&Api::<Namespace>::all(client.clone()), json!({"metadata": {"name": namespace}})).await;
         let nodes: Api<Node> = Api::all(client.clone());
@@ -66,7 +75,8 @@ impl Operated {
             nodes.patch_status("node-1", &PatchParams::default(), &Patch::Merge(addresses)).await.unwrap();
         }
         // An operator before this one has left its own findings behind.
-        if networks.get_opt("cluster").await.unwrap().is_some() {
+        let left = networks.get_opt("cluster").await.unwrap();
+        if left.is_some_and(|left| left.status.is_some_and(|status| status.observed_at.is_some())) {
             let stale = json!({"status": {"observedAt": "2000-01-01T00:00:00Z"}});
             networks.patch_status("cluster", &PatchParams::default(), &Patch::Merge(stale)).await.unwrap();
         }
@@ -118,6 +128,34 @@ impl Operated {
         Some(condition.reason)
     }
 
+    /// A node, and what its kubelet says of it.
+    async fn node(&self, name: &str, addresses: &[String]) {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        create(&nodes, json!({"metadata": {"name": name}})).await;
+        let addresses: Vec<Value> =
+            addresses.iter().map(|address| json!({"type": "InternalIP", "address": address})).collect();
+        let status = json!({"status": {"addresses": addresses}});
+        nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    }
+
+    /// What `Complete` says.
+    async fn complete(&self) -> Option<Condition> {
+        let status = self.networks.get_opt("cluster").await.unwrap()?.status?;
+        status.conditions.into_iter().find(|condition| condition.type_ == "Complete")
+    }
+
+    /// Waits until admission refuses a list of networks that lacks this one.
+    async fn until_demanded(&self, network: &str) {
+        let params = PatchParams { dry_run: true, ..PatchParams::default() };
+        until(&format!("admission asks for {network}"), SOON, async || {
+            let without: Vec<String> =
+                self.found().await.into_iter().filter(|cidr| cidr != network).collect();
+            let patch = Patch::Merge(json!({"status": {"cidrs": without}}));
+            self.networks.patch_status("cluster", &params, &patch).await.is_err()
+        })
+        .await;
+    }
+
     /// A Service, and what a controller says of it.
     async fn service(&self, name: &str, mut spec: Value, ingress: &Value) {
         let services: Api<Service> = Api::namespaced(self.client.clone(), "default");
@@ -163,6 +201,127 @@ async fn whoever_may_write_services_lifts_no_ban_and_widens_nothing() {
         assert!(!protected.contains(wish.parse().unwrap()), "{wish} is protected by {found:?}");
     }
     assert_eq!(operated.unenforced("203.0.113.7").await, None);
+}
+
+#[tokio::test]
+async fn a_node_with_twenty_addresses_keeps_no_other_node_off_the_list() {
+    let Some(operated) = Operated::start("crowded").await else { return };
+    operated.until_demanded("10.99.0.11/32").await;
+    // The later one has the lower number, and none has a neighbour to be joined with.
+    let addresses: Vec<String> = (0..20).map(|n| format!("198.51.100.{}", 200 - 2 * n)).collect();
+    let mut stated: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    // Of this, the API server says that a packet may have it, and the operator that nobody can be banned for it.
+    stated.insert(3, "64:ff9b::c633:6401");
+    let stated: Vec<String> = stated.into_iter().map(str::to_owned).collect();
+    operated.node("crowded", &stated).await;
+    let listed = |n: usize| format!("{}/32", addresses[n]);
+    until("its first ones are listed", SOON, async || operated.has(&listed(14)).await).await;
+    assert!(!operated.has(&listed(15)).await, "16 places count, and one of them holds no address");
+    operated.until_demanded(&listed(14)).await;
+    let says_so = async || operated.complete().await.is_some_and(|told| told.reason == "ShareUsedUp");
+    until("the rest is told", SOON, says_so).await;
+
+    operated.node("later", &["10.99.0.77".to_owned()]).await;
+    until("a later node is listed", SOON, async || operated.has("10.99.0.77/32").await).await;
+    // Nor is a first list refused.
+    operated.networks.delete("cluster", &DeleteParams::default()).await.unwrap();
+    until("all are listed again", SOON, async || {
+        operated.has("10.99.0.77/32").await && operated.has(&listed(14)).await
+    })
+    .await;
+    let nodes: Api<Node> = Api::all(operated.client.clone());
+    for name in ["crowded", "later"] {
+        nodes.delete(name, &DeleteParams::default()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn no_ban_is_admitted_on_a_list_without_the_nodes_however_it_is_written() {
+    let Some(mut operated) = Operated::start("stolen").await else { return };
+    operated.until_demanded("10.99.0.11/32").await;
+    // Somebody has the operator's token.
+    operated.operator.kill().unwrap();
+    operated.operator.wait().unwrap();
+    operated.networks.delete("cluster", &DeleteParams::default()).await.unwrap();
+    create(&operated.networks, json!({"metadata": {"name": "cluster"}, "spec": {}})).await;
+    let write = async |status: Value| {
+        let patch = Patch::Merge(json!({"status": status}));
+        operated.networks.patch_status("cluster", &PatchParams::default(), &patch).await
+    };
+    let now = "2026-11-22T10:00:00Z";
+    for status in [
+        json!({"observedAt": now}),
+        json!({"cidrs": ["10.97.0.0/24"]}),
+        json!({"observedAt": now, "cidrs": ["10.97.0.0/24"]}),
+    ] {
+        let refused = write(status.clone()).await.unwrap_err().to_string();
+        assert!(refused.contains("10.99.0.11 of node-1 is missing"), "{status}: {refused}");
+    }
+    // What the operator writes where its first list is refused, and what it writes else.
+    write(json!({"apiServers": ["10.99.0.1:6443"]})).await.unwrap();
+    write(json!({"observedAt": now, "cidrs": ["10.97.0.0/24", "10.99.0.0/24"]})).await.unwrap();
+
+    // The longest list, and as many addresses as count of a node, are not too much for the API server to look through.
+    let addresses: Vec<String> = (0..16).map(|n| format!("198.18.7.{n}")).collect();
+    operated.node("far", &addresses).await;
+    let mut list: Vec<String> = (0..1022u32)
+        .map(|n| format!("{}/32", std::net::Ipv4Addr::from_bits(0x1700_0000 + n * 0x0001_2345)))
+        .collect();
+    list.extend(["10.99.0.0/24".to_owned(), "198.18.7.0/24".to_owned()]);
+    write(json!({"cidrs": list})).await.unwrap();
+    operated.until_demanded("198.18.7.0/24").await;
+    list.pop();
+    let refused = write(json!({"cidrs": list})).await.unwrap_err().to_string();
+    assert!(refused.contains("198.18.7.0 of far is missing"), "{refused}");
+    let nodes: Api<Node> = Api::all(operated.client.clone());
+    nodes.delete("far", &DeleteParams::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refused_list_is_told_in_the_object_and_the_last_one_stays() {
+    let Some(operated) = Operated::start("refused").await else { return };
+    let policies: Api<ValidatingAdmissionPolicy> = Api::all(operated.client.clone());
+    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(operated.client.clone());
+    let policy = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": "frozen"},
+        "spec": {
+            "matchConstraints": {"resourceRules": [{
+                "apiGroups": ["ipsentry.dev"], "apiVersions": ["*"], "operations": ["UPDATE"],
+                "resources": ["protectednetworks/status"],
+            }]},
+            "validations": [{
+                "expression": "object.?status.?cidrs == oldObject.?status.?cidrs",
+                "message": "the list is frozen",
+            }],
+        },
+    });
+    let binding = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": "frozen"}, "spec": {"policyName": "frozen", "validationActions": ["Deny"]},
+    });
+    let params = PatchParams::apply("test");
+    policies.patch("frozen", &params, &Patch::Apply(policy)).await.unwrap();
+    bindings.patch("frozen", &params, &Patch::Apply(binding)).await.unwrap();
+    operated.until_demanded("10.97.0.0/24").await;
+    let before = operated.found().await;
+    operated.node("late", &["10.99.0.78".to_owned()]).await;
+    let reason = async || operated.complete().await.map(|told| told.reason);
+    until("the refusal is told", SOON, async || reason().await.as_deref() == Some("Refused")).await;
+    let told = operated.complete().await.unwrap();
+    assert!(told.status == "False" && told.message.contains("the list is frozen"), "{told:?}");
+    assert_eq!(operated.found().await, before);
+    // The leader is at work all the same.
+    let seen = operated.observed_at().await;
+    until("it is renewed", Duration::from_secs(25), async || operated.observed_at().await > seen).await;
+
+    bindings.delete("frozen", &DeleteParams::default()).await.unwrap();
+    // The longest time between two tries.
+    let within = Duration::from_secs(25);
+    until("the node is listed", within, async || operated.has("10.99.0.78/32").await).await;
+    until("that is told, too", SOON, async || reason().await.as_deref() != Some("Refused")).await;
+    let nodes: Api<Node> = Api::all(operated.client.clone());
+    nodes.delete("late", &DeleteParams::default()).await.unwrap();
 }
 
 #[tokio::test]

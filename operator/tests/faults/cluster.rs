@@ -1,6 +1,6 @@
 //! What the replicas under test see: an API server with everything of ip-sentry in it, a node, and a gateway's pod.
 
-use std::{path::Path, process::Command, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use ip_sentry_crd::{IPBan, OffenceHistory, ProbePolicy};
 use ip_sentry_operator::{client, clock::Clock};
@@ -220,19 +220,6 @@ where
 }
 
 impl ControlPlane {
-    /// Runs kubectl with all rights, in the repository's root.
-    pub(crate) fn kubectl(&self, arguments: &[&str]) {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let mut command = Command::new(&self.binary);
-        command.arg("kubectl").args(arguments).env("KUBECONFIG", self.kubeconfig()).current_dir(root);
-        let output = command.output().unwrap();
-        assert!(
-            output.status.success(),
-            "kubectl {arguments:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-
     /// Ends the API server at once.
     pub(crate) fn stop_api_server(&self) {
         let stopped = self.script("cluster.sh").args(["stop", "apiserver"]).status().unwrap();

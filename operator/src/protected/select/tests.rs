@@ -32,7 +32,7 @@ fn reasons(selection: &Selection<'_>) -> Vec<(Why, String)> {
 fn each_fact_protects_what_it_states_or_is_left_out_for_a_reason() {
     use Basis::*;
     #[rustfmt::skip]
-    let table: [(&str, Basis, Stater<'_>, Option<Why>); 12] = [
+    let table: [(&str, Basis, Stater<'_>, Option<Why>); 13] = [
         ("10.99.0.11/32",   Host,         node("one"), None),
         ("2001:db8::1/128", Host,         node("one"), None),
         ("10.97.0.0/24",    PodRange,     node("one"), None),
@@ -45,6 +45,7 @@ fn each_fact_protects_what_it_states_or_is_left_out_for_a_reason() {
         ("198.51.100.2/32", Given,        BLOG,        None),
         ("198.51.100.3/32", Asked,        SHOP,        None),
         ("198.51.100.4/32", Unconfirmed,  BLOG,        Some(Why::Unconfirmed)),
+        ("198.51.100.5/32", Surplus,      node("one"), Some(Why::Share)),
     ];
     for (network, basis, by, why) in table {
         let selection = select(&[fact(network, basis, by)]);
@@ -75,14 +76,6 @@ fn a_namespace_gets_sixteen_addresses_that_it_asked_for_and_any_number_that_it_w
     assert_eq!(selection.networks.len(), 36);
     assert_eq!(selection.left_out.len(), 4);
     assert!(selection.left_out.iter().all(|(why, fact)| *why == Why::Share && fact.basis == Basis::Asked));
-}
-
-#[test]
-fn a_node_has_at_most_sixteen_addresses() {
-    let facts =
-        (0..1000).map(|n| Fact { network: v4(0xc633_0000 + 2 * n), basis: Basis::Host, by: node("one") });
-    let selection = select(&facts.collect::<Vec<_>>());
-    assert_eq!((selection.networks.len(), selection.left_out.len()), (16, 984));
 }
 
 #[test]
@@ -135,6 +128,35 @@ fn two_thousand_nodes_stay_protected_and_only_the_family_that_overflows_becomes_
     assert!(selection.is_widened && is_within(v6, &selection.networks));
     let selected: Vec<Network> = selection.networks.into_iter().filter(Network::is_ipv4).collect();
     assert!(selected == aggregate(v4), "IPv4 has room and stays as it is");
+}
+
+#[test]
+fn no_node_is_left_out_however_many_networks_nodes_are_in() {
+    // Each in a /24 and a /64 of its own, as nodes with public addresses are.
+    let names: Vec<String> = (0..5000).map(|n| format!("node-{n}")).collect();
+    let mut facts: Vec<Fact<'_>> = names
+        .iter()
+        .zip(1u32..)
+        .flat_map(|(name, n)| {
+            let v4_bits = n.wrapping_mul(0x9e37_79b9) | 0x0100_0000;
+            let v6_bits = (0x2001_u128 << 112) | (u128::from(n.wrapping_mul(0x85eb_ca6b)) << 64);
+            let hosts = [v4(v4_bits), Network::host(Ipv6Addr::from_bits(v6_bits).into())];
+            hosts.map(|network| Fact { network, basis: Basis::Host, by: node(name) })
+        })
+        .collect();
+    let hosts: Vec<Network> = facts.iter().map(|fact| fact.network).collect();
+    // Ranges give way to nodes.
+    facts.extend((0..2000u32).map(|n| Fact {
+        network: Network::around(Ipv4Addr::from_bits(0x0a00_0000 + (n << 8)).into(), 24),
+        basis: Basis::PodRange,
+        by: SHOP,
+    }));
+    let selection = select(&facts);
+    assert!(selection.is_widened && selection.networks.len() <= MOST, "{}", selection.networks.len());
+    assert!(is_within(hosts, &selection.networks), "every node is protected");
+    assert!(selection.left_out.iter().all(|(_, fact)| fact.basis != Basis::Host));
+    let narrowest = selection.networks.iter().filter(|network| network.is_ipv4()).map(Network::prefix).max();
+    assert!(narrowest < Some(24), "only where they have to be wide: {narrowest:?}");
 }
 
 /// Whether every address of `inner` is in `outer` as well.
