@@ -20,6 +20,8 @@ pub struct Tally {
     pub foreign: u64,
     /// Lines that were not counted, since they may be the rest of a long one.
     pub rests: u64,
+    /// Lines not counted because they may be a part of a message of nginx.
+    pub quoted: u64,
     /// Requests of clients: not of the kubelet's probes.
     pub requests: u64,
     /// Those of them that came from node, private or protected addresses.
@@ -37,8 +39,17 @@ impl Tally {
         let foreign = against.iter().map(|&reason| counters.unparsed(reason)).sum();
         let requests = counters.parsed - counters.probes;
         let unknown = counters.unknown_clients;
-        let rests = counters.unparsed(RecordError::Rest);
-        Self { lines: counters.lines, parsed: counters.parsed, foreign, rests, requests, hidden, unknown }
+        let [rests, quoted] = [RecordError::Rest, RecordError::Quoted].map(|why| counters.unparsed(why));
+        Self {
+            lines: counters.lines,
+            parsed: counters.parsed,
+            foreign,
+            rests,
+            quoted,
+            requests,
+            hidden,
+            unknown,
+        }
     }
 
     fn since(self, earlier: Self) -> Self {
@@ -47,6 +58,7 @@ impl Tally {
             parsed: self.parsed - earlier.parsed,
             foreign: self.foreign - earlier.foreign,
             rests: self.rests - earlier.rests,
+            quoted: self.quoted - earlier.quoted,
             requests: self.requests - earlier.requests,
             hidden: self.hidden - earlier.hidden,
             unknown: self.unknown - earlier.unknown,

@@ -304,7 +304,16 @@ mod tests {
     use crate::refusal::Cause;
 
     fn lately(lines: u64, parsed: u64, hidden: u64) -> Tally {
-        Tally { lines, parsed, foreign: lines - parsed, requests: parsed, hidden, rests: 0, unknown: 0 }
+        Tally {
+            lines,
+            parsed,
+            foreign: lines - parsed,
+            requests: parsed,
+            hidden,
+            rests: 0,
+            quoted: 0,
+            unknown: 0,
+        }
     }
 
     #[test]

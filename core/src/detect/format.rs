@@ -285,6 +285,17 @@ fn blame(error: RecordError, line: &[u8]) -> RecordError {
     }
 }
 
+/// Whether a message of nginx may hold line breaks that a client sent.
+///
+/// nginx writes the paths of files, user names and what programs tell it as they are, decoded and between quotes, before
+/// it says whose request it was (`ngx_log_error_core`, 1.28). What it quotes behind that (`request`, `host`, `referrer`)
+/// is what came over the wire, where a line break ends the field. A message that looks complete proves nothing: a client
+/// can write its end, too.
+pub(super) fn quotes_a_client(message: &[u8]) -> bool {
+    let before = memchr::memmem::find(message, b", client: ").map_or(message, |end| &message[..end]);
+    memchr::memchr(b'"', before).is_some()
+}
+
 /// Whether it begins as the lines of nginx's error log do: `2026/03/20 10:00:00 [notice] `.
 fn is_message(line: &[u8]) -> bool {
     const DATE: &[u8] = b"0000/00/00 00:00:00 [";

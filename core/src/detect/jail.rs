@@ -9,7 +9,7 @@ use super::{
     counters::Counters,
     decision::Verdict,
     forgiven::Pardons,
-    format::Format,
+    format::{Format, quotes_a_client},
     policy::Policy,
     record::RecordError,
     samples::{self, printable},
@@ -214,7 +214,11 @@ fn read_line(
     if line.len() >= PIECE_BYTES || !trail.is_plain() {
         return read_with_care(format, tally, trail, at, line, protected, is_banned);
     }
-    tally.take_in(&format.parse(line), at, line, protected, is_banned)
+    let parsed = format.parse(line);
+    if matches!(parsed, Err(RecordError::Message)) && quotes_a_client(line) {
+        trail.was_message(at);
+    }
+    tally.take_in(&parsed, at, line, protected, is_banned)
 }
 
 /// Takes in a line that is long, or that may be the rest of one.
@@ -233,13 +237,16 @@ fn read_with_care(
     let (parsed, is_beginning) = format.read(line);
     let client = |record| tally.rules.client(record, protected).ok().map(|client| client.address);
     let client = parsed.as_ref().ok().and_then(client);
-    let is_in_doubt = parsed.is_ok() && trail.is_in_doubt(at, is_beginning, client);
+    let in_doubt = parsed.as_ref().ok().and_then(|_| trail.doubts(at, is_beginning, client));
     if let Some(doubt) = doubt {
         tally.counters.long_lines += 1;
-        trail.was_long(at, doubt, client.filter(|_| !is_in_doubt));
+        trail.was_long(at, doubt, client.filter(|_| in_doubt.is_none()));
     }
-    let parsed = if is_in_doubt { Err(RecordError::Rest) } else { parsed };
-    tally.counters.beginnings += u64::from(is_beginning && !is_in_doubt);
+    if matches!(parsed, Err(RecordError::Message)) && quotes_a_client(line) {
+        trail.was_message(at);
+    }
+    tally.counters.beginnings += u64::from(is_beginning && in_doubt.is_none());
+    let parsed = in_doubt.map_or(parsed, Err);
     tally.take_in(&parsed, at, line, protected, is_banned)
 }
 

@@ -76,6 +76,11 @@ pub enum RecordError {
     /// It came right after a line of 16 KiB or more, and may be the rest of it, which begins with what a client wrote.
     #[error("the line came right after one of 16 KiB or more, and may be the rest of that one")]
     Rest,
+    /// It came right after a message of nginx that quotes what a client sent, line breaks and all, and may be a part of it.
+    #[error(
+        "the line came right after a message of nginx that quotes a client, and may be a part of that message"
+    )]
+    Quoted,
     /// Of no format, but the gateway's own words: what nginx writes to its error log, which is in the same
     /// container's log.
     #[error("the line is a message of the gateway itself, not a request")]
@@ -84,7 +89,7 @@ pub enum RecordError {
 
 impl RecordError {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Empty,
         Self::TooLong,
         Self::Shape,
@@ -93,6 +98,7 @@ impl RecordError {
         Self::Time,
         Self::Piece,
         Self::Rest,
+        Self::Quoted,
         Self::Message,
     ];
 
@@ -108,6 +114,7 @@ impl RecordError {
             Self::Time => "time",
             Self::Piece => "piece",
             Self::Rest => "rest",
+            Self::Quoted => "quoted",
             Self::Message => "message",
         }
     }

@@ -8,16 +8,21 @@
 //!
 //! A line that names the client of the long line still counts: a client that forges lines of its own harms only itself,
 //! and can't hide behind long lines.
+//!
+//! A message of nginx can hold line breaks that a client has sent, so what comes after one may be a part of it as well,
+//! whatever the format. Here nobody is certain: the message can name anybody.
 
 use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::record::RecordError;
+
 /// What the container runtime writes at most as one piece, in bytes.
 pub const PIECE_BYTES: usize = 16 * 1024;
 
-/// How long after its first piece the rest of a line comes at the latest: the pieces of one write follow each other in
-/// microseconds.
+/// How long after its first piece the rest of a line comes at the latest, and after its first line the rest of a message:
+/// the pieces and the lines of one write follow each other in microseconds.
 const REACH: SignedDuration = SignedDuration::from_secs(1);
 
 /// Which of the lines that follow a long one may be its rest, and read as a line.
@@ -36,7 +41,7 @@ pub(super) enum Doubt {
 /// Each policy that reads a log has one for it.
 #[derive(Clone, Debug, Default)]
 pub struct Trail {
-    /// The long line that came last, until nothing can be its rest.
+    /// The long line or message that came last, until nothing can be its rest.
     after: Option<After>,
     /// Whether times are the container runtime's, which no client chooses.
     is_stamped: bool,
@@ -48,6 +53,8 @@ struct After {
     doubt: Doubt,
     /// Whose it is, if that is certain.
     client: Option<IpAddr>,
+    /// Why what is in doubt does not count.
+    why: RecordError,
 }
 
 impl Trail {
@@ -64,21 +71,21 @@ impl Trail {
         self.after.is_none()
     }
 
-    /// A line that reads has come: whether it may be the rest of another. `is_beginning` says that only its beginning
-    /// was read.
-    pub(super) fn is_in_doubt(
+    /// A line that reads has come: why it does not count, if it may be the rest of another. `is_beginning` says that
+    /// only its beginning was read.
+    pub(super) fn doubts(
         &mut self,
         at: Option<Timestamp>,
         is_beginning: bool,
         client: Option<IpAddr>,
-    ) -> bool {
-        let Some(after) = self.after else { return false };
+    ) -> Option<RecordError> {
+        let after = self.after?;
         if self.is_over(after, at) {
             self.after = None;
-            return false;
+            return None;
         }
         let is_own = client.is_some() && client == after.client;
-        match after.doubt {
+        let is_in_doubt = match after.doubt {
             Doubt::Beginnings => is_beginning && !is_own,
             Doubt::Next => {
                 self.after = None;
@@ -90,16 +97,27 @@ impl Trail {
                 }
                 !is_own
             }
-        }
+        };
+        is_in_doubt.then_some(after.why)
     }
 
     /// A long line has come, of that client if it is certain.
     pub(super) fn was_long(&mut self, at: Option<Timestamp>, doubt: Doubt, client: Option<IpAddr>) {
+        self.doubt(at, doubt, client, RecordError::Rest);
+    }
+
+    /// A message has come that quotes a client.
+    #[cold]
+    pub(super) fn was_message(&mut self, at: Option<Timestamp>) {
+        self.doubt(at, Doubt::All, None, RecordError::Quoted);
+    }
+
+    fn doubt(&mut self, at: Option<Timestamp>, doubt: Doubt, client: Option<IpAddr>, why: RecordError) {
         // Its rest may be in doubt, and that of the one before as well.
         let before = self.after.filter(|after| !self.is_over(*after, at));
         let doubt = before.map_or(doubt, |before| before.doubt.max(doubt));
         let client = client.filter(|client| before.is_none_or(|before| before.client == Some(*client)));
-        self.after = Some(After { at, doubt, client });
+        self.after = Some(After { at, doubt, client, why });
     }
 
     fn is_over(&self, after: After, at: Option<Timestamp>) -> bool {
@@ -139,7 +157,7 @@ mod tests {
         for (doubt, milli, client, is_beginning, expect) in table {
             let mut trail = Trail::stamped();
             trail.was_long(Some(at(0)), doubt, Some(OWN));
-            let got = [0, 0].map(|_| trail.is_in_doubt(Some(at(milli)), is_beginning, Some(client)));
+            let got = [0, 0].map(|_| trail.doubts(Some(at(milli)), is_beginning, Some(client)).is_some());
             assert_eq!(got, expect, "{doubt:?} at {milli}");
         }
     }
@@ -148,7 +166,7 @@ mod tests {
     fn without_the_runtimes_stamps_the_next_line_is_in_doubt_whatever_time_it_names() {
         let mut trail = Trail::default();
         trail.was_long(Some(at(0)), Doubt::All, Some(OWN));
-        let got = [0, 0].map(|_| trail.is_in_doubt(Some(at(5_000)), false, Some(OTHER)));
+        let got = [0, 0].map(|_| trail.doubts(Some(at(5_000)), false, Some(OTHER)).is_some());
         assert_eq!(got, [true, false]);
     }
 
@@ -157,7 +175,20 @@ mod tests {
         let mut trail = Trail::stamped();
         trail.was_long(Some(at(0)), Doubt::All, Some(OWN));
         trail.was_long(Some(at(1)), Doubt::Beginnings, Some(OTHER));
-        assert!(trail.is_in_doubt(Some(at(2)), false, Some(OTHER)));
-        assert!(trail.is_in_doubt(Some(at(2)), false, Some(OWN)));
+        assert!(trail.doubts(Some(at(2)), false, Some(OTHER)).is_some());
+        assert!(trail.doubts(Some(at(2)), false, Some(OWN)).is_some());
+    }
+
+    #[test]
+    fn after_a_message_that_quotes_a_client_everybody_is_in_doubt_for_a_second() {
+        let mut trail = Trail::stamped();
+        trail.was_message(Some(at(0)));
+        for (milli, client, expect) in [
+            (0, OWN, Some(RecordError::Quoted)),
+            (1_000, OTHER, Some(RecordError::Quoted)),
+            (1_001, OTHER, None),
+        ] {
+            assert_eq!(trail.doubts(Some(at(milli)), false, Some(client)), expect, "{client} at {milli}");
+        }
     }
 }

@@ -35,10 +35,21 @@ pub(super) fn parsed(recent: Tally, shape: Option<&str>) -> Finding {
     Finding::yes(KIND, "Parsed", "the lines have the policy's format")
 }
 
-/// Says that lines were not counted because they came right after long ones.
+/// Says that lines were not counted because they came right after long ones, or after messages that quote a client.
 pub(super) fn lines_whole(recent: Tally) -> Finding {
     const KIND: &str = "LinesWhole";
     match recent.rests {
+        _ if recent.quoted > 0 => Finding::no(
+            KIND,
+            "QuotedClients",
+            format!(
+                "{} lines were lately not counted: they came within a second of messages of nginx that quote what a \
+                 client sent, line breaks and all, so a client may have written them. Keep nginx's error log out of \
+                 this log, or such messages out of it (log_not_found off), or turn on the feature gate \
+                 PodLogsQuerySplitStreams",
+                recent.quoted
+            ),
+        ),
         0 => Finding::yes(KIND, "Whole", "no line was left out as the possible rest of a longer one"),
         rests => Finding::no(
             KIND,
@@ -100,6 +111,7 @@ mod tests {
             (parsed(Tally { foreign: 0, ..lately(100, 20) }, None), Some(true),  "Parsed",         ""),
             (parsed(lately(100, 50), None),                      Some(true),  "Parsed",         ""),
             (lines_whole(lately(100, 50)),                          Some(true),  "Whole",         ""),
+            (lines_whole(Tally { quoted: 5, rests: 7, ..lately(100, 50) }), Some(false), "QuotedClients", "5 lines were lately not counted"),
             (lines_whole(Tally { rests: 7, ..lately(100, 50) }),    Some(false), "LongLines",     "7 lines were lately not counted"),
             (clocks_agree(&[]),                                     Some(true),  "Agree",         ""),
             (clocks_agree(&[skew("a", -330)]),                      Some(false), "ClockAhead",    "node a is 5m 30s ahead;"),

@@ -1,13 +1,18 @@
-//! A container that writes lines of more than 16 KiB to standard output, and to standard error between their pieces.
+//! What a client can have a container write that reads as a line about another: the rest of a line of more than 16 KiB,
+//! with standard error between its pieces, and line breaks in nginx's own messages.
 //!
 //! `LAB_FEATURE_GATES=PodLogsQuerySplitStreams=true tests/e2e/cluster/cluster.sh up` makes a cluster where standard
 //! output can be read alone; the test knows by itself which kind it meets.
 
+use std::{fmt::Write as _, time::Duration};
+
 use anyhow::{Result, ensure};
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use ip_sentry_core::net::Source;
 use ip_sentry_e2e::{
     address, eventually,
     lab::{kubectl, kubectl_with, printed},
+    node::Node,
     scenario::{LONG, SOON, Scenario, shared},
 };
 use serde_json::json;
@@ -99,5 +104,53 @@ fn nobody_is_banned_for_the_rest_of_anothers_line_and_nobody_hides_behind_long_o
             Ok(())
         })
         .await
+    });
+}
+
+/// A request for a file that there isn't, and one with the name of nobody: line breaks are in both, and between them the
+/// lines that are given.
+fn with_line_breaks(forged: &str) -> [String; 2] {
+    let mut encoded = String::new();
+    for byte in forged.bytes() {
+        // Writing to a String never fails.
+        let _infallible = write!(encoded, "%{byte:02x}");
+    }
+    // A name ends at the first colon, so the time in these lines has none.
+    let name = BASE64_STANDARD.encode(format!("z\n{forged}\n:secret"));
+    let tail = "HTTP/1.1\r\nHost: shop.example.com\r\nConnection: close\r\n";
+    [
+        format!("GET /files/z%0a{encoded}%0a {tail}\r\n"),
+        format!("GET /members/ {tail}Authorization: Basic {name}\r\n\r\n"),
+    ]
+}
+
+#[test]
+fn nobody_is_banned_for_what_another_writes_into_the_messages_of_nginx() {
+    shared(async |scenario: &Scenario| {
+        let gateway = scenario.gateway_on(Node::One).await?;
+        scenario.policy_in_force("probes", json!({})).await?;
+        let (attacker, victim) = (scenario.client().await?, Source::of(address::ipv4().into(), 64)?);
+        scenario.owns(victim.network());
+        let name = victim.ban_name();
+        let forged = ["/.env", "/wp-admin", "/.env"];
+        let forged = forged.map(|path| format!(r#"{name} - - [x] "GET {path} HTTP/1.1" 404 153 "-" "x""#));
+        let front = gateway.through(Node::One, true);
+        let from = attacker.address_towards(front)?;
+        for request in with_line_breaks(&forged.join("\n")) {
+            let answer = attacker.send(from, front, request.as_bytes()).await?;
+            ensure!(answer.starts_with(b"HTTP/1.1 40"), "{}", String::from_utf8_lossy(&answer));
+        }
+        let is_forged = |line: &str| line.starts_with(&format!("{name} - - [x]"));
+        gateway.logged(scenario, Node::One, is_forged).await?;
+        let log = gateway.log(scenario, Node::One).await?;
+        let count = log.iter().filter(|(_, line)| is_forged(line)).count();
+        ensure!(count == 6, "nginx wrote {count} lines in the victim's name: {log:?}");
+
+        // Who comes when the second is over is counted.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        gateway.judged(scenario, "/.env").await?;
+        let found = scenario.detected().await?;
+        ensure!(!found.contains(&name), "the victim is banned: {found:?}");
+        Ok(())
     });
 }

@@ -1,5 +1,6 @@
 mod changed;
 mod long_lines;
+mod messages;
 
 use std::time::Duration;
 
@@ -352,7 +353,7 @@ fn junk_is_counted_by_reason_and_shown_without_secrets() {
         jail.observe(Some(at("10:00:00")), line, &Networks::default());
     }
     let unparsed = RecordError::ALL.map(|reason| jail.counters().unparsed(reason));
-    assert_eq!(unparsed, [1, 1, 2, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(unparsed, [1, 1, 2, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(jail.counters().parsed, 0);
     let sample = jail.unparsed_sample().unwrap();
     assert_eq!(sample, r"time=\x22x\x22 GET /a?... \x1B[31m \x22/c?...\x22 end");
