@@ -17,6 +17,8 @@ pub use self::{
     line_regex::LineRegexError,
     presets::Preset,
 };
+use memchr::{memchr, memmem};
+
 use self::{
     json::JsonLines,
     line_regex::LineRegex,
@@ -290,10 +292,12 @@ fn blame(error: RecordError, line: &[u8]) -> RecordError {
 /// nginx writes the paths of files, user names and what programs tell it as they are, decoded and between quotes, before
 /// it says whose request it was (`ngx_log_error_core`, 1.28). What it quotes behind that (`request`, `host`, `referrer`)
 /// is what came over the wire, where a line break ends the field. A message that looks complete proves nothing: a client
-/// can write its end, too.
+/// can write its end, too. One that names no connection (`7#7: *1 `) has nothing from a client.
 pub(super) fn quotes_a_client(message: &[u8]) -> bool {
-    let before = memchr::memmem::find(message, b", client: ").map_or(message, |end| &message[..end]);
-    memchr::memchr(b'"', before).is_some()
+    let Some(connection) = memmem::find(message, b": *") else { return false };
+    let said = &message[connection..];
+    let before = memmem::find(said, b", client: ").map_or(said, |end| &said[..end]);
+    memchr(b'"', before).is_some()
 }
 
 /// Whether it begins as the lines of nginx's error log do: `2026/03/20 10:00:00 [notice] `.

@@ -83,6 +83,16 @@ fn after_a_second_everybody_counts_again() {
 }
 
 #[test]
+fn messages_about_no_connection_leave_all_lines_counted() {
+    let mut jail = jail(&PolicyDraft::default());
+    let mut trail = Trail::stamped();
+    let message = "2026/11/22 10:00:00 [notice] 7#7: using the \"epoll\" event method\n";
+    let request = format!(r#"{VICTIM} - - {TIME} "GET /.env HTTP/1.1" 404 153 "-" "x""#);
+    let verdicts = observe(&mut jail, &mut trail, 0, &(message.to_owned() + &request));
+    assert_eq!(verdicts, [Verdict::Unparsed(RecordError::Message), Verdict::Counted]);
+}
+
+#[test]
 fn messages_that_quote_a_request_only_as_it_came_leave_all_lines_counted() {
     let end = r#"client: 203.0.113.7, server: , request: "GET /.env HTTP/1.1", upstream: "http://10.0.0.1:80/.env", host: "h""#;
     let mut jail = jail(&PolicyDraft::default());
