@@ -125,9 +125,9 @@ pub fn next(ban: &Ban, now: Timestamp) -> Option<Timestamp> {
     next.filter(|&next| next > now)
 }
 
-/// Whether somebody has made the operator's ban a Manual one.
+/// Whether somebody has made the operator's ban a Manual one: the label or the finalizer is left of what it put on.
 fn is_taken_over(ban: &Ban) -> bool {
-    ban.origin == Origin::Manual && ban.is_held
+    ban.origin == Origin::Manual && (ban.is_held || ban.is_managed)
 }
 
 /// How a ban that is being deleted ended.
@@ -161,6 +161,8 @@ mod tests {
         let pinned_only = Ban { is_held: false, ..pinned.clone() };
         let told_deleting = |ban: &Ban| Ban { unenforced: Some("Deleting".into()), ..ban.clone() };
         let taken = Ban { origin: Origin::Manual, ..Ban::example() };
+        let taken_without_finalizer = Ban { is_held: false, ..taken.clone() };
+        let taken_without_label = Ban { is_managed: false, ..taken.clone() };
         let forever = Ban { expires_at: None, ..foreign.clone() };
         let evicted = Ban { is_evicted: true, expires_at: Some(at(40)), ..Ban::example() };
         let evicted_going = Ban { deleting_since: Some(at(39)), ..evicted.clone() };
@@ -200,6 +202,9 @@ mod tests {
             (taken.clone(),           50,  false,    false,   Some(Due::LetGo)),
             // What the operator's end was means nothing to it any more.
             (taken,                   101, false,    false,   Some(Due::LetGo)),
+            (taken_without_finalizer.clone(), 50, false, false, Some(Due::LetGo)),
+            (taken_without_finalizer, 101, false,    false,   Some(Due::LetGo)),
+            (taken_without_label,     50,  false,    false,   Some(Due::LetGo)),
         ];
         for (ban, now, is_protected, is_failing, expect) in table {
             let facts = Facts { now: at(now), is_protected, is_failing, is_mute: false };
