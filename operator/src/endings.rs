@@ -320,6 +320,12 @@ impl Endings {
         }
     }
 
+    /// Whether nodes drop nothing of the ban's network. What policies except is nothing to them.
+    fn is_let_in(&self, ban: &Ban) -> bool {
+        self.protected.covers(&ban.source.network())
+    }
+
+    /// Whether the network must not be banned by the operator: some of it is protected, or the ban's policy excepts it.
     fn is_protected(&self, ban: &Ban) -> bool {
         let network = ban.source.network();
         let is_excepted = |policy: &PolicyRef| {
@@ -348,6 +354,7 @@ impl Endings {
         let facts = Facts {
             now,
             is_protected: self.is_protected(&tracked.ban),
+            is_let_in: self.is_let_in(&tracked.ban),
             is_failing: tracked.failure.is_some(),
             is_mute: tracked.mute_until.is_some_and(|at| at > now),
         };
@@ -368,7 +375,7 @@ impl Endings {
         let ban = tracked.ban.clone();
         let is_due = matches!(self.due_in_time(tracked, now), Some(Due::Release(_)));
         let must_record = is_due && self.leads && !tracked.is_recorded;
-        let standing = if ban.is_active(now) && !self.is_protected(&ban) {
+        let standing = if ban.is_active(now) && !self.is_let_in(&ban) {
             Standing::InForce
         } else if ban.deleting_since.is_some() && Unenforced::Deleting.is_told(&ban) {
             Standing::Stuck
