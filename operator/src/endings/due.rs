@@ -74,15 +74,24 @@ impl Unenforced {
     }
 }
 
+/// How much of a ban's network is protected.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Protection {
+    /// Nothing of it.
+    Nothing,
+    /// Some of it, or the ban's policy excepts it: the operator's own ban ends, of another nodes drop the rest.
+    Part,
+    /// All of it: nodes drop nothing.
+    Whole,
+}
+
 /// What [`due`] must know beside the ban.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
     /// The time.
     pub now: Timestamp,
-    /// Whether some of the network is protected, or the ban's policy excepts it: the operator's own ban ends.
-    pub is_protected: bool,
-    /// Whether all of the network is protected: nodes drop nothing of it.
-    pub is_let_in: bool,
+    /// How much of its network is protected.
+    pub protection: Protection,
     /// Whether the last deletion or release of it failed.
     pub is_failing: bool,
     /// Whether its status could not be written a moment ago.
@@ -92,7 +101,8 @@ pub struct Facts {
 /// What is to be done about `ban`, if anything.
 #[must_use]
 pub fn due(ban: &Ban, facts: Facts) -> Option<Due> {
-    let Facts { now, is_protected, is_let_in, is_failing, is_mute } = facts;
+    let Facts { now, protection, is_failing, is_mute } = facts;
+    let is_protected = protection != Protection::Nothing;
     let tell = |why: Option<Unenforced>| (!is_mute).then_some(Due::Tell(why));
     if let Some(since) = ban.deleting_since {
         let is_stuck = (is_failing || !ban.other_finalizers.is_empty()) && since + STUCK_AFTER <= now;
@@ -106,7 +116,7 @@ pub fn due(ban: &Ban, facts: Facts) -> Option<Due> {
     let why = if ban.is_evicted || is_over {
         Some(Unenforced::Expired)
     } else {
-        is_let_in.then_some(Unenforced::Protected)
+        (protection == Protection::Whole).then_some(Unenforced::Protected)
     };
     let ended = if ban.is_evicted {
         Some(Ended::Evicted)
@@ -216,8 +226,8 @@ mod tests {
             (taken_without_label,     50,  false,    false,   Some(Due::LetGo)),
         ];
         for (ban, now, is_protected, is_failing, expect) in table {
-            let is_let_in = is_protected;
-            let facts = Facts { now: at(now), is_protected, is_let_in, is_failing, is_mute: false };
+            let protection = if is_protected { Protection::Whole } else { Protection::Nothing };
+            let facts = Facts { now: at(now), protection, is_failing, is_mute: false };
             assert_eq!(due(&ban, facts), expect, "{ban:?} at {now}, protected: {is_protected}");
         }
     }
@@ -241,16 +251,14 @@ mod tests {
             (told(&foreign),     false,   enforced),
         ];
         for (ban, is_failing, expect) in table {
-            let facts =
-                Facts { now: at(50), is_protected: true, is_let_in: false, is_failing, is_mute: false };
+            let facts = Facts { now: at(50), protection: Protection::Part, is_failing, is_mute: false };
             assert_eq!(due(&ban, facts), expect, "{ban:?}, failing: {is_failing}");
         }
     }
 
     #[test]
     fn a_status_that_can_not_be_written_keeps_nothing_from_being_deleted_or_released() {
-        let over =
-            Facts { now: at(200), is_protected: false, is_let_in: false, is_failing: true, is_mute: true };
+        let over = Facts { now: at(200), protection: Protection::Nothing, is_failing: true, is_mute: true };
         assert_eq!(due(&Ban::example(), over), Some(Due::Delete(Ended::Expired)));
         let deleted = Ban { deleting_since: Some(at(50)), ..Ban::example() };
         assert_eq!(due(&deleted, over), Some(Due::Release(Ended::Lifted)));

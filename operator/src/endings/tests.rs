@@ -92,12 +92,14 @@ impl World {
 
     /// What a look through all bans finds to be due.
     fn naive(&self) -> BTreeMap<String, Due> {
-        let facts = |ban: &Ban| Facts {
-            now: self.now,
-            is_protected: self.protected.overlaps(&ban.source.network()),
-            is_let_in: self.protected.covers(&ban.source.network()),
-            is_failing: false,
-            is_mute: false,
+        let facts = |ban: &Ban| {
+            let network = ban.source.network();
+            let protection = match (self.protected.covers(&network), self.protected.overlaps(&network)) {
+                (true, _) => Protection::Whole,
+                (false, true) => Protection::Part,
+                (false, false) => Protection::Nothing,
+            };
+            Facts { now: self.now, protection, is_failing: false, is_mute: false }
         };
         self.bans.values().filter_map(|ban| Some((ban.name.clone(), due(ban, facts(ban))?))).collect()
     }
