@@ -53,6 +53,15 @@ impl Networks {
         hit(self.family(network.is_ipv4()), bits(network.address()), bits(network.last_address()))
     }
 
+    /// Whether all of the network's addresses are in the set.
+    #[must_use]
+    pub fn covers(&self, network: &Network) -> bool {
+        let (first, last) = (bits(network.address()), bits(network.last_address()));
+        let ranges = self.family(network.is_ipv4());
+        let next = ranges.partition_point(|&(_, end)| end < last);
+        ranges.get(next).is_some_and(|&(start, _)| start <= first)
+    }
+
     /// Ranges of addresses, each of one family: outside of them the two sets hold the same.
     pub fn differing<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (IpAddr, IpAddr)> + 'a {
         let v4 = |bits: u128| IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(bits).unwrap_or(u32::MAX)));
@@ -184,6 +193,9 @@ mod tests {
             prop_assert_eq!(set.contains(address), each.iter().any(|net| net.contains(address)));
             let probe = network(probe);
             prop_assert_eq!(set.overlaps(&probe), each.iter().any(|net| net.overlaps(&probe)));
+            let [first, last] = [probe.address(), probe.last_address()].map(|address| u32::try_from(bits(address)).unwrap());
+            let has_all = (first..=last).all(|bits| set.contains(Ipv4Addr::from_bits(bits).into()));
+            prop_assert_eq!(set.covers(&probe), has_all);
         }
     }
 }

@@ -231,7 +231,8 @@ pub struct IPBanStatus {
     #[schemars(schema_with = "enforced_schema")]
     pub enforced: String,
     /// `Enforced=False` with reason `Expired` (it ran out and, not being the operator's own, was left for its
-    /// author to delete), `Protected` (it overlaps a protected network) or `Deleting` (it was deleted, and
+    /// author to delete), `Protected` (protected networks cover all of it; of a ban made by hand
+    /// that they cover in part, the rest is dropped, and one by the operator is deleted) or `Deleting` (it was deleted, and
     /// something keeps the object). Absent while the ban is enforced.
     #[serde(default)]
     #[schemars(schema_with = "condition::schema")]

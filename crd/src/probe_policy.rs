@@ -53,7 +53,7 @@ pub use status::{LastBan, ProbePolicyStatus};
         name = "Reason",
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
-        description = "Why it is not Ready."
+        description = "Why it is not Ready; Degraded: it is, but another condition says what is wrong. Else Enforcing or Shadow."
     ),
     printcolumn(
         name = "Streams",

@@ -60,6 +60,13 @@ const LONGEST_WINDOW: SignedDuration = SignedDuration::from_hours(24);
 /// What is to be told of policies, with the uid of each.
 type News = HashMap<PolicyKey, (Option<String>, String)>;
 
+/// What is said of every policy alike.
+struct OfCluster<'a> {
+    queue: &'a Report,
+    gaps: Option<&'a Gaps>,
+    paused_until: Option<Timestamp>,
+}
+
 /// The loop and what it keeps between rounds.
 pub struct Control {
     state: Arc<State>,
@@ -267,13 +274,17 @@ impl Control {
     ) -> (Vec<(PolicyKey, ProbePolicyStatus)>, News) {
         let queue = self.state.queue_report();
         let gaps = self.state.gaps.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let paused_until =
+            self.inventories.protected_networks().and_then(|object| object.spec.paused_until.clone());
+        let cluster =
+            OfCluster { queue: &queue, gaps: gaps.as_ref(), paused_until: paused_until.map(|time| time.0) };
         let policies = self.state.policies();
         let (mut all, mut news) = (Vec::new(), News::new());
         for object in objects {
             let key = PolicyKey::of(object);
             let Some(entry) = policies.get(&key) else { continue };
             let old = object.status.as_ref().map_or(&[][..], |status| &status.conditions);
-            let status = self.status(&key, entry, (&queue, gaps.as_ref()), old, now);
+            let status = self.status(&key, entry, &cluster, old, now);
             let said = self.written.last(&key).map_or(old, |status| &status.conditions);
             if let Some(why) = status::unready(said, &status.conditions) {
                 news.insert(key.clone(), (entry.uid.clone(), format!("not ready: {why}")));
@@ -287,7 +298,7 @@ impl Control {
         &self,
         key: &PolicyKey,
         entry: &Entry,
-        (queue, gaps): (&Report, Option<&Gaps>),
+        cluster: &OfCluster<'_>,
         old: &[Condition],
         now: Timestamp,
     ) -> ProbePolicyStatus {
@@ -307,8 +318,9 @@ impl Control {
             streams: &streams,
             skews: &skews,
             reaches: &reaches.collect::<Vec<_>>(),
-            queue,
-            gaps,
+            queue: cluster.queue,
+            gaps: cluster.gaps,
+            paused_until: cluster.paused_until,
         };
         status::status(&facts, old, now)
     }

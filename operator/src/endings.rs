@@ -20,7 +20,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use self::{
     by_network::ByNetwork,
-    due::{Due, Facts, Unenforced, due},
+    due::{Due, Facts, Protection, Unenforced, due},
     shards::Shards,
 };
 use crate::{bans::Ban, events::PolicyKey, history::shard_of};
@@ -320,13 +320,19 @@ impl Endings {
         }
     }
 
-    fn is_protected(&self, ban: &Ban) -> bool {
+    fn protection(&self, ban: &Ban) -> Protection {
         let network = ban.source.network();
         let is_excepted = |policy: &PolicyRef| {
             let key = PolicyKey { namespace: policy.namespace.clone(), name: policy.name.clone() };
             self.excepted.get(&key).is_some_and(|networks| networks.overlaps(&network))
         };
-        self.protected.overlaps(&network) || ban.policy.as_ref().is_some_and(is_excepted)
+        if self.protected.covers(&network) {
+            Protection::Whole
+        } else if self.protected.overlaps(&network) || ban.policy.as_ref().is_some_and(is_excepted) {
+            Protection::Part
+        } else {
+            Protection::Nothing
+        }
     }
 
     /// What is to be done about a ban at once.
@@ -347,7 +353,7 @@ impl Endings {
     fn due_in_time(&self, tracked: &Tracked, now: Timestamp) -> Option<Due> {
         let facts = Facts {
             now,
-            is_protected: self.is_protected(&tracked.ban),
+            protection: self.protection(&tracked.ban),
             is_failing: tracked.failure.is_some(),
             is_mute: tracked.mute_until.is_some_and(|at| at > now),
         };
@@ -368,7 +374,7 @@ impl Endings {
         let ban = tracked.ban.clone();
         let is_due = matches!(self.due_in_time(tracked, now), Some(Due::Release(_)));
         let must_record = is_due && self.leads && !tracked.is_recorded;
-        let standing = if ban.is_active(now) && !self.is_protected(&ban) {
+        let standing = if ban.is_active(now) && self.protection(&ban) != Protection::Whole {
             Standing::InForce
         } else if ban.deleting_since.is_some() && Unenforced::Deleting.is_told(&ban) {
             Standing::Stuck

@@ -61,6 +61,8 @@ pub enum What {
     BanStuck,
     /// Bans ended because their networks have become protected.
     BansLifted,
+    /// A part of a Manual ban's network has become protected; the rest is dropped.
+    BanNarrowed,
     /// `ProtectedNetworks/cluster` was missing and has been created.
     NetworksRestored,
 }
@@ -80,6 +82,7 @@ impl What {
             Self::BanNotEnforced => "BanNotEnforced",
             Self::BanStuck => "BanStuck",
             Self::BansLifted => "BansLifted",
+            Self::BanNarrowed => "BanNarrowed",
             Self::NetworksRestored => "NetworksRestored",
         }
     }
@@ -93,6 +96,7 @@ impl What {
                 | Self::BanNotEnforced
                 | Self::BanStuck
                 | Self::BansLifted
+                | Self::BanNarrowed
                 | Self::NetworksRestored
         )
     }

@@ -27,11 +27,15 @@ use crate::{
     heartbeats::Gaps,
     policies::{Entry, PolicyKey, SeenBanned},
     recent::{ENOUGH_LINES, Tally},
+    refusal::Cause,
     streams::{Reach, Skew, StreamState},
     tail::{Container, Failure},
 };
 
 pub use self::ready::unready;
+
+/// How long a refusal that usually passes may last: an API server starts, or the manifests are applied again.
+const REFUSED_FOR_LONG: SignedDuration = SignedDuration::from_mins(1);
 
 /// Everything that a policy's status is told from.
 pub struct Facts<'a> {
@@ -51,6 +55,8 @@ pub struct Facts<'a> {
     pub queue: &'a Report,
     /// Nodes that may let the banned through.
     pub gaps: Option<&'a Gaps>,
+    /// Until when no node drops anything, as `ProtectedNetworks/cluster` says.
+    pub paused_until: Option<Timestamp>,
 }
 
 /// The status as it should read, with the conditions that `old` had where they have not changed.
@@ -60,24 +66,25 @@ pub fn status(facts: &Facts<'_>, old: &[Condition], now: Timestamp) -> ProbePoli
     let counters = jail.map(|jail| jail.jail().counters().clone()).unwrap_or_default();
     let recent = jail.map(|jail| jail.recent()).unwrap_or_default();
     let shape = jail.and_then(|jail| jail.jail().unparsed_shape());
-    let [accepted, resolved] = [&facts.entry.accepted, &facts.resolved.finding];
-    let [streaming, parsed] = [streaming(facts.streams), reading::parsed(recent, shape.as_deref())];
     let open = facts.streams.iter().filter(|state| **state == StreamState::Open).count();
     let enforces = jail.is_some_and(|jail| jail.enforces());
-    let findings = [
-        ready::ready([accepted, resolved, &streaming, &parsed], open, enforces),
-        accepted.clone(),
-        resolved.clone(),
-        streaming,
-        parsed,
+    let paused_until = facts.paused_until.filter(|&until| until > now);
+    let mut findings = vec![
+        facts.entry.accepted.clone(),
+        facts.resolved.finding.clone(),
+        streaming(facts.streams),
+        reading::parsed(recent, shape.as_deref()),
         reading::lines_whole(recent),
         reading::clocks_agree(facts.skews),
         window_complete(facts.entry.window, facts.entry.kept_since, facts.reaches, now),
         client_ip_preserved(recent, &facts.resolved.hiding_services),
-        bans_effective(jail.and_then(|jail| jail.seen_banned(now)), facts.gaps),
+        bans_effective(paused_until, jail.and_then(|jail| jail.seen_banned(now)), facts.gaps),
         bans_stored(facts.queue),
         bans_limited(facts.queue),
     ];
+    let is_refused =
+        facts.queue.hold.as_ref().is_some_and(|&(cause, _, since)| is_lasting(cause, since, now));
+    findings.insert(0, ready::ready(&findings, open, enforces, is_refused));
     let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     ProbePolicyStatus {
         conditions: condition::merge(old, &findings, facts.entry.generation, now),
@@ -218,8 +225,15 @@ fn client_ip_preserved(recent: Tally, hiding: &[String]) -> Finding {
     Finding::no(KIND, "ExternalTrafficPolicyCluster", format!("{seen}: {advice}"))
 }
 
-fn bans_effective(seen: Option<SeenBanned>, gaps: Option<&Gaps>) -> Finding {
+fn bans_effective(paused_until: Option<Timestamp>, seen: Option<SeenBanned>, gaps: Option<&Gaps>) -> Finding {
     const KIND: &str = "BansEffective";
+    if let Some(until) = paused_until {
+        let message = format!(
+            "no node drops anything until {until}, as spec.pausedUntil of ProtectedNetworks/cluster says; take it out \
+             to end the pause"
+        );
+        return Finding::no(KIND, "Paused", message);
+    }
     let Some(SeenBanned { source, since, at }) = seen else {
         return match gaps {
             Some(gaps) => nodes_with_gaps(KIND, gaps),
@@ -250,6 +264,15 @@ fn nodes_with_gaps(kind: &'static str, Gaps { nodes, of, is_known, example }: &G
     }
     let message = format!("of {nodes} of {of} nodes nobody knows whether they drop ({look}): {example}");
     Finding::unknown(kind, "NodesUnknown", message)
+}
+
+/// Whether a refusal of every ban lasts until somebody changes something.
+fn is_lasting(cause: Cause, since: Timestamp, now: Timestamp) -> bool {
+    let is_of_the_cluster = match cause {
+        Cause::MissingRights | Cause::ProtectedNetworksUnknown | Cause::AdmissionStarting => true,
+        Cause::QuotaExceeded | Cause::AdmissionDenied | Cause::NameUnreadable | Cause::Unreachable => false,
+    };
+    is_of_the_cluster && now.duration_since(since) >= REFUSED_FOR_LONG
 }
 
 /// Whether the API server takes the bans that are earned.
@@ -301,7 +324,6 @@ pub async fn write(client: &Client, key: &PolicyKey, status: &ProbePolicyStatus)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::refusal::Cause;
 
     fn lately(lines: u64, parsed: u64, hidden: u64) -> Tally {
         Tally {
@@ -350,6 +372,24 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_of_every_ban_lasts_when_its_cause_is_the_clusters_and_a_minute_has_passed() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        #[rustfmt::skip]
+        let table = [
+            (Cause::MissingRights,            59, false),
+            (Cause::MissingRights,            60, true),
+            (Cause::ProtectedNetworksUnknown, 60, true),
+            (Cause::AdmissionStarting,        60, true), // a kind is missing
+            (Cause::QuotaExceeded,            60, false),
+            (Cause::Unreachable,              60, false),
+            (Cause::AdmissionDenied,          60, false),
+        ];
+        for (cause, second, expect) in table {
+            assert_eq!(is_lasting(cause, at(0), at(second)), expect, "{cause:?} for {second} s");
+        }
+    }
+
+    #[test]
     fn each_condition_says_what_is_wrong_and_what_to_do() {
         let cluster = ["web/gw".to_owned()];
         let forbidden = StreamState::Failed(Failure::Forbidden, "no".into());
@@ -376,11 +416,12 @@ mod tests {
             (bans_limited(&limited(Limit::Capacity)),                  Some(true),  "TooMany",        "20,000 detected bans"),
             (bans_stored(&Report::default()),                          Some(true),  "Stored",         ""),
             (bans_stored(&refused),                                       Some(false), "MissingRights",  "since 1970-01-01T00:00:09Z no ban can be stored, 12 wait and are tried again: the operator may not write IPBans: apply deploy/kustomize/base/operator-rbac.yaml again. The API server's answer: cannot create"),
-            (bans_effective(None, None),                               Some(true),  "Effective",      ""),
-            (bans_effective(None, Some(&gaps(1, true))),               Some(false), "NodesNotEnforcing", "1 of 3 nodes may let banned sources through (kubectl get nodefirewalls): n says FlowOffload"),
-            (bans_effective(None, Some(&gaps(2, false))),              None,        "NodesUnknown",   "of 2 of 3 nodes nobody knows"),
-            (bans_effective(None, Some(&Gaps { of: 0, ..gaps(0, false) })), None,   "NoAgents",       "kubectl get nodefirewalls"),
-            (bans_effective(Some(seen), Some(&gaps(1, true))),                               Some(false), "BannedSourceSeen", "203.0.113.7/32 is banned since 1970-01-01T00:00:10Z and still got through at 1970-01-01T00:01:40Z"),
+            (bans_effective(None, None, None),                         Some(true),  "Effective",      ""),
+            (bans_effective(Some(at(60)), Some(seen), Some(&gaps(1, true))), Some(false), "Paused", "no node drops anything until 1970-01-01T00:01:00Z, as spec.pausedUntil of ProtectedNetworks/cluster says"),
+            (bans_effective(None, None, Some(&gaps(1, true))),               Some(false), "NodesNotEnforcing", "1 of 3 nodes may let banned sources through (kubectl get nodefirewalls): n says FlowOffload"),
+            (bans_effective(None, None, Some(&gaps(2, false))),              None,        "NodesUnknown",   "of 2 of 3 nodes nobody knows"),
+            (bans_effective(None, None, Some(&Gaps { of: 0, ..gaps(0, false) })), None,   "NoAgents",       "kubectl get nodefirewalls"),
+            (bans_effective(None, Some(seen), Some(&gaps(1, true))),                               Some(false), "BannedSourceSeen", "203.0.113.7/32 is banned since 1970-01-01T00:00:10Z and still got through at 1970-01-01T00:01:40Z"),
             (client_ip_preserved(lately(20, 20, 20), &[]),          Some(false), "ProxyInFront",   "PROXY protocol"),
             (client_ip_preserved(Tally { unknown: 10, ..lately(20, 20, 0) }, &[]), Some(false), "ClientUnknown", "10 of 20 requests"),
             (client_ip_preserved(Tally { unknown: 9, ..lately(20, 20, 0) }, &[]),  Some(true),  "Preserved",      ""),

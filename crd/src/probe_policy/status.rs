@@ -14,7 +14,10 @@ use crate::condition;
 pub struct ProbePolicyStatus {
     /// `Ready` sums up the next four: the policy as written is in force, and the logs of its targets are read and
     /// understood. Wait for it, and let Flux or Argo CD do so. When one of them is False, `Ready` has the reason of the
-    /// first; a log that has no lines yet does not keep it from being True.
+    /// first; a log that has no lines yet does not keep it from being True. In mode Enforce it is False, too, when the
+    /// API server has refused every ban for a minute for want of rights, of ProtectedNetworks/cluster or of a kind.
+    /// Where it is True, its reason is `Enforcing`, `Shadow` or, when another condition says that something is wrong,
+    /// `Degraded`; its message names each. In mode Shadow what is said of bans leaves it alone.
     /// `Accepted`: the policy as written is in force. `ResolvedRefs`: its targets exist and have pods.
     /// `LogsStreaming`: their logs can be read. `LogsParsed`: the lines have the policy's format.
     /// `LinesWhole`: no line was left out because it came right after a line of 16 KiB or more, or after a message of nginx that quotes a
@@ -24,8 +27,8 @@ pub struct ProbePolicyStatus {
     /// that far when the operator began to read it, the policy came to a log that was read already, or its window
     /// was made longer.
     /// `ClientIPPreserved`: the log shows the clients' own addresses, not those of nodes or proxies.
-    /// `BansEffective`: every agent's NodeFirewall is Ready, which the operator checks every 20 seconds, and the log
-    /// shows no source long after it was banned.
+    /// `BansEffective`: drops are not paused, every agent's NodeFirewall is Ready, which the operator checks every 20
+    /// seconds, and the log shows no source long after it was banned.
     /// `BansStored`: the API server takes the bans that are earned.
     /// `BansLimited`: more bans are earned than are written.
     #[serde(default)]

@@ -26,7 +26,7 @@ pub enum Due {
 pub enum Ended {
     /// Its time ran out.
     Expired,
-    /// Its network became protected, or its policy excepts it now.
+    /// Its network became protected, in whole or in part, or its policy excepts it now.
     Protected,
     /// It gave way to stronger evidence.
     Evicted,
@@ -52,7 +52,7 @@ impl Ended {
 pub enum Unenforced {
     /// It ran out, and is not the operator's to delete or can't be deleted.
     Expired,
-    /// Its network is protected.
+    /// All of its network is protected.
     Protected,
     /// It is being deleted, and something keeps the object.
     Deleting,
@@ -74,13 +74,24 @@ impl Unenforced {
     }
 }
 
+/// How much of a ban's network is protected.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Protection {
+    /// Nothing of it.
+    Nothing,
+    /// Some of it, or the ban's policy excepts it: the operator's own ban ends, of another nodes drop the rest.
+    Part,
+    /// All of it: nodes drop nothing.
+    Whole,
+}
+
 /// What [`due`] must know beside the ban.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
     /// The time.
     pub now: Timestamp,
-    /// Whether the network is protected, or the ban's policy excepts it.
-    pub is_protected: bool,
+    /// How much of its network is protected.
+    pub protection: Protection,
     /// Whether the last deletion or release of it failed.
     pub is_failing: bool,
     /// Whether its status could not be written a moment ago.
@@ -90,7 +101,8 @@ pub struct Facts {
 /// What is to be done about `ban`, if anything.
 #[must_use]
 pub fn due(ban: &Ban, facts: Facts) -> Option<Due> {
-    let Facts { now, is_protected, is_failing, is_mute } = facts;
+    let Facts { now, protection, is_failing, is_mute } = facts;
+    let is_protected = protection != Protection::Nothing;
     let tell = |why: Option<Unenforced>| (!is_mute).then_some(Due::Tell(why));
     if let Some(since) = ban.deleting_since {
         let is_stuck = (is_failing || !ban.other_finalizers.is_empty()) && since + STUCK_AFTER <= now;
@@ -101,18 +113,25 @@ pub fn due(ban: &Ban, facts: Facts) -> Option<Due> {
         return Some(Due::LetGo);
     }
     let is_over = ban.expires_at.is_some_and(|end| end + EXPIRY_GRACE <= now);
-    let (ended, why) = if ban.is_evicted {
-        (Ended::Evicted, Unenforced::Expired)
-    } else if is_over {
-        (Ended::Expired, Unenforced::Expired)
-    } else if is_protected {
-        (Ended::Protected, Unenforced::Protected)
+    let why = if ban.is_evicted || is_over {
+        Some(Unenforced::Expired)
     } else {
-        return ban.unenforced.as_ref().and_then(|_| tell(None));
+        (protection == Protection::Whole).then_some(Unenforced::Protected)
     };
-    let must_tell = (!ban.is_managed || is_failing) && !why.is_told(ban);
-    let told = must_tell.then(|| tell(Some(why))).flatten();
-    told.or_else(|| ban.is_managed.then_some(Due::Delete(ended)))
+    let ended = if ban.is_evicted {
+        Some(Ended::Evicted)
+    } else if is_over {
+        Some(Ended::Expired)
+    } else {
+        is_protected.then_some(Ended::Protected)
+    };
+    let delete = ended.filter(|_| ban.is_managed).map(Due::Delete);
+    let must_tell = match why {
+        // A ban that can be deleted goes without a word.
+        Some(why) => (delete.is_none() || is_failing) && !why.is_told(ban),
+        None => ban.unenforced.is_some(),
+    };
+    must_tell.then(|| tell(why)).flatten().or(delete)
 }
 
 /// When something becomes due about `ban` by the passing of time alone, after `now`.
@@ -125,9 +144,9 @@ pub fn next(ban: &Ban, now: Timestamp) -> Option<Timestamp> {
     next.filter(|&next| next > now)
 }
 
-/// Whether somebody has made the operator's ban a Manual one.
+/// Whether somebody has made the operator's ban a Manual one: the label or the finalizer is left of what it put on.
 fn is_taken_over(ban: &Ban) -> bool {
-    ban.origin == Origin::Manual && ban.is_held
+    ban.origin == Origin::Manual && (ban.is_held || ban.is_managed)
 }
 
 /// How a ban that is being deleted ended.
@@ -161,6 +180,8 @@ mod tests {
         let pinned_only = Ban { is_held: false, ..pinned.clone() };
         let told_deleting = |ban: &Ban| Ban { unenforced: Some("Deleting".into()), ..ban.clone() };
         let taken = Ban { origin: Origin::Manual, ..Ban::example() };
+        let taken_without_finalizer = Ban { is_held: false, ..taken.clone() };
+        let taken_without_label = Ban { is_managed: false, ..taken.clone() };
         let forever = Ban { expires_at: None, ..foreign.clone() };
         let evicted = Ban { is_evicted: true, expires_at: Some(at(40)), ..Ban::example() };
         let evicted_going = Ban { deleting_since: Some(at(39)), ..evicted.clone() };
@@ -200,16 +221,44 @@ mod tests {
             (taken.clone(),           50,  false,    false,   Some(Due::LetGo)),
             // What the operator's end was means nothing to it any more.
             (taken,                   101, false,    false,   Some(Due::LetGo)),
+            (taken_without_finalizer.clone(), 50, false, false, Some(Due::LetGo)),
+            (taken_without_finalizer, 101, false,    false,   Some(Due::LetGo)),
+            (taken_without_label,     50,  false,    false,   Some(Due::LetGo)),
         ];
         for (ban, now, is_protected, is_failing, expect) in table {
-            let facts = Facts { now: at(now), is_protected, is_failing, is_mute: false };
+            let protection = if is_protected { Protection::Whole } else { Protection::Nothing };
+            let facts = Facts { now: at(now), protection, is_failing, is_mute: false };
             assert_eq!(due(&ban, facts), expect, "{ban:?} at {now}, protected: {is_protected}");
         }
     }
 
     #[test]
+    fn a_partly_protected_ban_ends_if_it_is_the_operators_and_else_is_enforced() {
+        let own = Ban::example();
+        let foreign = Ban { is_managed: false, is_held: false, origin: Origin::Manual, ..Ban::example() };
+        let told = |ban: &Ban| Ban { unenforced: Some("Protected".into()), ..ban.clone() };
+        let deleted = Ban { deleting_since: Some(at(50)), ..own.clone() };
+        let (delete, enforced) = (Some(Due::Delete(Ended::Protected)), Some(Due::Tell(None)));
+        #[rustfmt::skip]
+        let table = [
+            // the ban           failing  due
+            (own.clone(),        false,   delete),
+            (own.clone(),        true,    delete), // nodes drop the rest until it is gone
+            (told(&own),         true,    enforced),
+            (deleted,            false,   Some(Due::Release(Ended::Protected))),
+            (foreign.clone(),    false,   None),
+            // A smaller part is protected than before.
+            (told(&foreign),     false,   enforced),
+        ];
+        for (ban, is_failing, expect) in table {
+            let facts = Facts { now: at(50), protection: Protection::Part, is_failing, is_mute: false };
+            assert_eq!(due(&ban, facts), expect, "{ban:?}, failing: {is_failing}");
+        }
+    }
+
+    #[test]
     fn a_status_that_can_not_be_written_keeps_nothing_from_being_deleted_or_released() {
-        let over = Facts { now: at(200), is_protected: false, is_failing: true, is_mute: true };
+        let over = Facts { now: at(200), protection: Protection::Nothing, is_failing: true, is_mute: true };
         assert_eq!(due(&Ban::example(), over), Some(Due::Delete(Ended::Expired)));
         let deleted = Ban { deleting_since: Some(at(50)), ..Ban::example() };
         assert_eq!(due(&deleted, over), Some(Due::Release(Ended::Lifted)));

@@ -92,11 +92,14 @@ impl World {
 
     /// What a look through all bans finds to be due.
     fn naive(&self) -> BTreeMap<String, Due> {
-        let facts = |ban: &Ban| Facts {
-            now: self.now,
-            is_protected: self.protected.overlaps(&ban.source.network()),
-            is_failing: false,
-            is_mute: false,
+        let facts = |ban: &Ban| {
+            let network = ban.source.network();
+            let protection = match (self.protected.covers(&network), self.protected.overlaps(&network)) {
+                (true, _) => Protection::Whole,
+                (false, true) => Protection::Part,
+                (false, false) => Protection::Nothing,
+            };
+            Facts { now: self.now, protection, is_failing: false, is_mute: false }
         };
         self.bans.values().filter_map(|ban| Some((ban.name.clone(), due(ban, facts(ban))?))).collect()
     }
@@ -237,7 +240,7 @@ proptest! {
             world.take(step.clone());
             world.settle(SignedDuration::from_millis(700));
             let in_force = world.bans.values()
-                .filter(|ban| ban.is_active(world.now) && !world.protected.overlaps(&ban.source.network()))
+                .filter(|ban| ban.is_active(world.now) && !world.protected.covers(&ban.source.network()))
                 .count();
             // The count follows when an end is acted on, a second after it.
             let grace = world.bans.values().filter(|ban| {
@@ -357,6 +360,30 @@ fn a_network_that_a_policy_excepts_lifts_that_policys_bans_alone() {
     world.endings.except([(&key, &*excepted)], world.now);
     world.settle(SignedDuration::from_secs(1));
     assert_eq!(world.bans.keys().collect::<Vec<_>>(), ["203.0.113.8"]);
+}
+
+#[test]
+fn a_manual_ban_is_told_as_unenforced_only_while_protected_networks_cover_all_of_it() {
+    let mut world = World::new();
+    let name = "203.0.113.0-24";
+    let source = "203.0.113.0/24".parse().unwrap();
+    let (origin, is_managed, is_held) = (Origin::Manual, false, false);
+    world.store(Ban { name: name.into(), source, origin, is_managed, is_held, ..World::ban(0) });
+    #[rustfmt::skip]
+    let table = [
+        // what is protected                         told         in force
+        (&["203.0.113.7/32"][..],                    None,        1),
+        (&["203.0.113.0/25", "203.0.113.7/32"],      None,        1),
+        (&["203.0.113.0/25", "203.0.113.128/25"],    Some("Protected"), 0),
+        (&["203.0.112.0/23"],                        Some("Protected"), 0),
+        (&["203.0.113.7/32"],                        None,        1),
+    ];
+    for (cidrs, told, in_force) in table {
+        world.protect(cidrs);
+        world.settle(SignedDuration::from_secs(20));
+        let found = (world.bans[name].unenforced.as_deref(), world.endings.in_force());
+        assert_eq!(found, (told, in_force), "{cidrs:?}");
+    }
 }
 
 #[test]

@@ -238,12 +238,13 @@ async fn a_ban_made_manual_is_its_authors(world: &World) {
     const APPLY: Way = Way::Manifest(&["apply"]);
     const SERVER_SIDE: Way = Way::Manifest(&["apply", "--server-side", "--force-conflicts"]);
     const REPLACE: Way = Way::Manifest(&["replace"]);
+    let stripped = "203.0.113.39";
     let operators = |ban: &IPBan| ban.spec.expires_at.as_ref().unwrap().0.to_string();
     let ended = "203.0.113.35";
     let own = second(7200);
     // What the manifest has for an end: its own, the operator's, or none; and which end the ban has then.
     #[rustfmt::skip]
-    let table: [(&str, Way, Option<&str>, Option<&str>); 9] = [
+    let table: [(&str, Way, Option<&str>, Option<&str>); 10] = [
         ("203.0.113.30", Way::Edit,            None,         None),
         ("203.0.113.31", APPLY,                None,         None),
         ("203.0.113.32", APPLY,                Some("same"), Some("same")),
@@ -253,16 +254,21 @@ async fn a_ban_made_manual_is_its_authors(world: &World) {
         ("203.0.113.36", REPLACE,              None,         None),
         ("203.0.113.37", REPLACE,              Some("same"), Some("same")),
         ("203.0.113.38", Way::ReplaceAsShown,  Some("same"), Some("same")),
+        (stripped,       APPLY,                None,         None),
     ];
     for (name, way, stated, expect) in table {
         world.detected(name).await;
+        if name == stripped {
+            world.patch(name, json!({"metadata": {"finalizers": null}})).await;
+        }
         let mut ban = world.bans.get(name).await.unwrap();
         let same = operators(&ban);
         let end =
             |end: Option<&str>| end.map(|end| if end == "same" { same.clone() } else { end.to_owned() });
         world.make_manual(&mut ban, way, end(stated)).await;
-        let ban = world.becomes(name, "let go", |ban| ban.finalizers().is_empty()).await;
-        assert!(ban.labels().is_empty() && !ban.annotations().contains_key(EVICTED_ANNOTATION), "{ban:?}");
+        let is_free = |ban: &IPBan| ban.finalizers().is_empty() && ban.labels().is_empty();
+        let ban = world.becomes(name, "let go", is_free).await;
+        assert!(!ban.annotations().contains_key(EVICTED_ANNOTATION), "{ban:?}");
         let spec = ban.spec;
         assert_eq!(
             (spec.origin, spec.policy_ref, spec.evidence, spec.offence),

@@ -347,6 +347,39 @@ async fn a_ban_that_a_load_balancers_address_lifts_is_told_with_the_service() {
 }
 
 #[tokio::test]
+async fn a_manual_ban_of_which_a_load_balancer_gets_an_address_goes_on_with_the_rest_and_says_so() {
+    let Some(operated) = Operated::start("narrowing").await else { return };
+    let name = "192.0.2.0-24";
+    let ban = json!({"metadata": {"name": name}, "spec": {"cidr": "192.0.2.0/24", "origin": "Manual"}});
+    create(&Api::<IPBan>::all(operated.client.clone()), ban).await;
+    operated.service("within", json!({"type": "LoadBalancer"}), &json!([{"ip": "192.0.2.8"}])).await;
+    let events: Api<Event> = Api::namespaced(operated.client.clone(), "default");
+    let of_service = "Service default/within protects 192.0.2.8/32 now";
+    for (kind, told) in [
+        ("ProtectedNetworks", "of 192.0.2.0/24 only the rest is still dropped"),
+        ("IPBan", "packets from there are let in, the rest of 192.0.2.0/24 is dropped"),
+    ] {
+        let note = format!("{of_service}: {told}");
+        until(&note, SOON, async || {
+            let events = events.list(&kube::api::ListParams::default()).await.unwrap();
+            events.iter().any(|event| {
+                let regarding = event.regarding.as_ref().and_then(|object| object.kind.as_deref());
+                regarding == Some(kind) && event.note.as_deref() == Some(&note)
+            })
+        })
+        .await;
+    }
+    assert_eq!(operated.unenforced(name).await, None);
+    operated.protect(json!({"cidrs": ["192.0.2.0/24"]})).await;
+    until("all of it is let in", SOON, async || {
+        operated.unenforced(name).await.as_deref() == Some("Protected")
+    })
+    .await;
+    operated.protect(json!({"cidrs": []})).await;
+    until("the rest is dropped again", SOON, async || operated.unenforced(name).await.is_none()).await;
+}
+
+#[tokio::test]
 async fn a_leader_says_every_twenty_seconds_that_it_is_at_work() {
     let Some(operated) = Operated::start("renewing").await else { return };
     let first = operated.observed_at().await.unwrap();

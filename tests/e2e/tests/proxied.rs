@@ -125,6 +125,7 @@ fn a_policy_says_that_a_banned_client_still_gets_through_its_proxy() {
         proxy.probe_for(&from, front, &["/.env"; 3]).await?;
         let told = scenario.condition("probes", "BansEffective", 1, "False BannedSourceSeen ").await?;
         ensure!(told.contains(&source.to_string()), "{told}");
+        scenario.condition("probes", "Ready", 1, "True Degraded ").await?;
         Ok(())
     });
 }
