@@ -293,14 +293,20 @@ fn a_quota_counts_policies() {
     on_an_api_server(async |server: &ApiServer| {
         let quota = "{apiVersion: v1, kind: ResourceQuota, metadata: {name: case}, \
                      spec: {hard: {count/probepolicies.ipsentry.dev: 0}}}";
-        printed("a quota", server.kubectl_with(&["create", "-f-"], Some(quota)).await?)?;
         let policy = "{apiVersion: ipsentry.dev/v1alpha1, kind: ProbePolicy, metadata: {name: case}, \
                       spec: {podSelector: {}, mode: Shadow}}";
-        // Until the quota has been counted it refuses everything, in other words.
-        let refused = eventually(LONG, "the quota is in force", async || {
-            let refused = server.refused(&["create", "--dry-run=server", "-f-"], Some(policy)).await?;
-            ensure!(refused.contains("exceeded quota: case"), "{refused}");
-            Ok(())
+        // The controller of quotas looks for new kinds every 30 s. What a quota says of a kind that it did not know
+        // it counts 5 minutes later, or when the quota is written anew. Until then everything is refused, in other
+        // words.
+        let refused = eventually(LONG, "a quota is in force", async || {
+            server.kubectl(&["delete", "resourcequota", "case", "--ignore-not-found"]).await?;
+            printed("a quota", server.kubectl_with(&["create", "-f-"], Some(quota)).await?)?;
+            eventually(Duration::from_secs(5), "it is counted", async || {
+                let refused = server.refused(&["create", "--dry-run=server", "-f-"], Some(policy)).await?;
+                ensure!(refused.contains("exceeded quota: case"), "{refused}");
+                Ok(())
+            })
+            .await
         })
         .await;
         server.kubectl(&["delete", "resourcequota", "case"]).await?;
