@@ -126,7 +126,8 @@ impl Node {
                 .lines()
                 .filter(|line| line.starts_with("-A IP-BLOCKER-HIT ") && line.ends_with("-j DROP"));
             ensure!(drops.count() > 0, "on {self} {tool} shows no rule that drops");
-            let labels = table.lines().filter(|line| line.contains("-m connlabel") && line.ends_with("--set"));
+            let labels =
+                table.lines().filter(|line| line.contains("-m connlabel") && line.ends_with("--set"));
             ensure!(labels.count() == 2, "on {self} {tool} shows not two rules that label");
         }
         Ok(())
