@@ -19,6 +19,7 @@ use crate::{condition, schema};
     kind = "IPBan",
     plural = "ipbans",
     shortname = "ban",
+    shortname = "bans",
     category = "ip-sentry",
     status = "IPBanStatus",
     derive = "PartialEq",

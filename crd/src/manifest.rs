@@ -170,4 +170,58 @@ mod tests {
             assert!(committed == yaml, "{name} is stale: run make manifests");
         }
     }
+
+    /// What kubectl is told to work with in a text's code: the word after the verb, without names and fields.
+    fn resources(text: &str) -> Vec<String> {
+        const VERBS: [&str; 7] = ["delete", "describe", "edit", "explain", "get", "patch", "wait"];
+        let mut is_fenced = false;
+        let mut found = Vec::new();
+        for line in text.lines() {
+            is_fenced ^= line.starts_with("```");
+            let code: Vec<&str> =
+                if is_fenced { vec![line] } else { line.split('`').skip(1).step_by(2).collect() };
+            for command in code.iter().flat_map(|code| code.split("kubectl ").skip(1)) {
+                let end = command.find(['|', '#', ';', ')', '&']).unwrap_or(command.len());
+                let mut words = command[..end].split_whitespace();
+                let mut verb = None;
+                while let Some(word) = words.next() {
+                    match word {
+                        "-n" | "-o" | "-p" | "-f" | "-k" => drop(words.next()),
+                        word if word.starts_with('-') => {}
+                        word if verb.is_some() => {
+                            let names = word.split(',').filter_map(|name| name.split(['/', '.']).next());
+                            found.extend(names.map(str::to_owned));
+                            break;
+                        }
+                        word if VERBS.contains(&word) => verb = Some(word),
+                        _ => break,
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn kubectl_knows_every_resource_that_the_documentation_names() {
+        const THEIRS: [&str; 5] = ["daemonset", "node", "pods", "resourcequota", "service"];
+        let ours = crds().iter().map(|crd| crd["spec"]["names"].clone()).collect::<Vec<_>>();
+        let is_ours = |word: &str| {
+            ours.iter().any(|names| {
+                let short = names["shortNames"].as_array().into_iter().flatten();
+                short.chain([&names["plural"], &names["singular"]]).any(|name| name == word)
+            })
+        };
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let docs = std::fs::read_dir(root.join("docs")).unwrap().map(|file| file.unwrap().path());
+        let mut count = 0;
+        for file in docs.chain([root.join("README.md")]) {
+            for word in resources(&std::fs::read_to_string(&file).unwrap()) {
+                let is_known = is_ours(&word) || THEIRS.contains(&word.as_str());
+                assert!(is_known, "{}: kubectl knows no {word}", file.display());
+                count += usize::from(is_ours(&word));
+            }
+        }
+        assert!(count > 20, "only {count} commands are found");
+    }
 }

@@ -48,10 +48,11 @@ use crate::{condition, schema};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ProtectedNetworksSpec {
-    /// Your own networks: offices, monitoring, partners, CDNs in front of the gateway. Canonical CIDRs of any
-    /// width, at most 1,024. Adding one lifts the bans that overlap it at once.
+    /// Your own networks: offices, monitoring, partners, CDNs in front of the gateway. Canonical CIDRs, at most
+    /// 1,024, none wider than /8 (IPv4) or /16 (IPv6; `fc00::/7` and its parts are taken too). Adding one lifts the
+    /// bans that overlap it at once.
     #[serde(default)]
-    #[schemars(schema_with = "up_to_1024")]
+    #[schemars(schema_with = "schema::protected")]
     pub cidrs: Vec<String>,
     /// The way out when a ban locks your own people out: until this time no node drops anything, whatever is
     /// banned. UTC in whole seconds, at most one hour ahead. Each node that is connected lets everybody pass
@@ -117,10 +118,6 @@ pub struct ProtectedNetworksStatus {
     #[serde(default)]
     #[schemars(schema_with = "condition::schema")]
     pub conditions: Vec<Condition>,
-}
-
-fn up_to_1024(generator: &mut SchemaGenerator) -> Schema {
-    schema::networks(generator, 1024)
 }
 
 fn port(_: &mut SchemaGenerator) -> Schema {

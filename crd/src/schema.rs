@@ -4,7 +4,7 @@
 //! earlier rule refuses never ends in a type error that hides the message.
 
 use schemars::{Schema, SchemaGenerator, json_schema};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// A GEP-2257 duration; the bounds are the caller's `x-kubernetes-validations`.
 pub(crate) const DURATION: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
@@ -41,6 +41,30 @@ pub(crate) fn networks(generator: &mut SchemaGenerator, max: u32) -> Schema {
     })
 }
 
+/// A list of at most 1,024 networks that are never banned, none so wide that it stands for everybody.
+///
+/// Of IPv6 the unique local addresses are one network that people write: `fc00::/7`.
+pub(crate) fn protected(generator: &mut SchemaGenerator) -> Schema {
+    let mut items = network(generator);
+    let not_too_wide = json!({
+        "rule": "!isCIDR(self) || cidr(self).prefixLength() >= (cidr(self).ip().family() == 4 ? 8 : 16) || cidr('fc00::/7').containsCIDR(self)",
+        "message": "wider than /8 (IPv4) or /16 (IPv6), which would switch most bans off: write your own networks; to let everybody in for a while set spec.pausedUntil, to ban nobody set mode: Shadow in the policies",
+    });
+    add_rules(&mut items, [not_too_wide]);
+    json_schema!({
+        "type": "array",
+        "maxItems": 1024,
+        "x-kubernetes-list-type": "atomic",
+        "items": items,
+    })
+}
+
+fn add_rules<const N: usize>(schema: &mut Schema, more: [Value; N]) {
+    if let Some(rules) = schema.get_mut("x-kubernetes-validations").and_then(Value::as_array_mut) {
+        rules.extend(more);
+    }
+}
+
 /// A network that may be banned, fixed once written.
 pub(crate) fn source(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = network(generator);
@@ -56,10 +80,7 @@ pub(crate) fn source(generator: &mut SchemaGenerator) -> Schema {
         }),
         json!({"rule": "self == oldSelf", "message": "cidr is immutable: delete this ban and create another"}),
     ];
-    if let Some(rules) = schema.get_mut("x-kubernetes-validations").and_then(serde_json::Value::as_array_mut)
-    {
-        rules.extend(more);
-    }
+    add_rules(&mut schema, more);
     schema
 }
 

@@ -12,6 +12,8 @@ pub enum Cause {
     ProtectedNetworksUnknown,
     /// The API server has just started and does not know the kinds that its admission policies refer to.
     AdmissionStarting,
+    /// The API server does not know the kind `IPBan`.
+    KindMissing,
     /// The operator's account may not write bans.
     MissingRights,
     /// A `ResourceQuota` is used up.
@@ -37,6 +39,7 @@ impl Cause {
         match self {
             Self::ProtectedNetworksUnknown => "ProtectedNetworksUnknown",
             Self::AdmissionStarting => "AdmissionStarting",
+            Self::KindMissing => "KindMissing",
             Self::MissingRights => "MissingRights",
             Self::QuotaExceeded => "QuotaExceeded",
             Self::AdmissionDenied => "AdmissionDenied",
@@ -53,6 +56,9 @@ impl Cause {
                 "the cluster's own networks are not known yet: see ProtectedNetworks/cluster"
             }
             Self::AdmissionStarting => "the API server has just started: this passes within seconds",
+            Self::KindMissing => {
+                "the API server does not know the kind IPBan: apply deploy/kustomize/crds, unless it has just started"
+            }
             Self::MissingRights => {
                 "the operator may not write IPBans: apply deploy/kustomize/base/operator-rbac.yaml again"
             }
@@ -96,13 +102,15 @@ impl Refusal {
             {
                 Cause::ProtectedNetworksUnknown
             }
+            // A ban that has gone is not an answer that comes here.
+            404 => Cause::KindMissing,
             403 if says("exceeded quota") => Cause::QuotaExceeded,
             401 => Cause::MissingRights,
             403 if says("cannot create resource") || says("cannot patch resource") => Cause::MissingRights,
             422 if names_a_field(status) => return Self::Invalid(message),
             // 403, 422 and whatever code a policy or a webhook chose.
             400 | 403 | 405..=407 | 411..=428 => Cause::AdmissionDenied,
-            // 404: the CRD is gone or not served yet. 409 is not an answer that comes here.
+            // 409 is not an answer that comes here.
             _ => Cause::Unreachable,
         };
         Self::Passing(cause, message)
@@ -151,7 +159,8 @@ mod tests {
             (403, None, "ipbans.ipsentry.dev is forbidden: User \"u\" cannot create resource \"ipbans\" in API group".to_owned(), Some(Cause::MissingRights)),
             (401, None, "Unauthorized".to_owned(), Some(Cause::MissingRights)),
             (403, None, "ipbans.ipsentry.dev \"x\" is forbidden: exceeded quota: small".to_owned(), Some(Cause::QuotaExceeded)),
-            (404, None, "the server could not find the requested resource".to_owned(), Some(Cause::Unreachable)),
+            (404, None, "the server could not find the requested resource".to_owned(), Some(Cause::KindMissing)),
+            (404, None, "404 page not found\n".to_owned(), Some(Cause::KindMissing)),
             (429, None, "too many requests".to_owned(), Some(Cause::Unreachable)),
             (500, None, "failed calling webhook \"w\": context deadline exceeded".to_owned(), Some(Cause::Unreachable)),
             (504, None, "request did not complete within the allowed duration".to_owned(), Some(Cause::Unreachable)),

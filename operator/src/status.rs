@@ -269,7 +269,10 @@ fn nodes_with_gaps(kind: &'static str, Gaps { nodes, of, is_known, example }: &G
 /// Whether a refusal of every ban lasts until somebody changes something.
 fn is_lasting(cause: Cause, since: Timestamp, now: Timestamp) -> bool {
     let is_of_the_cluster = match cause {
-        Cause::MissingRights | Cause::ProtectedNetworksUnknown | Cause::AdmissionStarting => true,
+        Cause::MissingRights
+        | Cause::ProtectedNetworksUnknown
+        | Cause::AdmissionStarting
+        | Cause::KindMissing => true,
         Cause::QuotaExceeded | Cause::AdmissionDenied | Cause::NameUnreadable | Cause::Unreachable => false,
     };
     is_of_the_cluster && now.duration_since(since) >= REFUSED_FOR_LONG
@@ -379,7 +382,8 @@ mod tests {
             (Cause::MissingRights,            59, false),
             (Cause::MissingRights,            60, true),
             (Cause::ProtectedNetworksUnknown, 60, true),
-            (Cause::AdmissionStarting,        60, true), // a kind is missing
+            (Cause::AdmissionStarting,        60, true), // the kind of a parameter is missing
+            (Cause::KindMissing,              60, true),
             (Cause::QuotaExceeded,            60, false),
             (Cause::Unreachable,              60, false),
             (Cause::AdmissionDenied,          60, false),

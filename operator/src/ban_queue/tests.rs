@@ -197,6 +197,7 @@ fn no_refusal_but_one_of_the_object_itself_loses_a_decision() {
     let causes = [
         Cause::ProtectedNetworksUnknown,
         Cause::AdmissionStarting,
+        Cause::KindMissing,
         Cause::MissingRights,
         Cause::QuotaExceeded,
         Cause::AdmissionDenied,

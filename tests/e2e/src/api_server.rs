@@ -166,6 +166,15 @@ impl ApiServer {
         lab::run(command, input).await
     }
 
+    /// Runs what a person types into a shell, with kubectl in its path, and returns what it printed.
+    pub async fn shell(&self, typed: &str) -> Result<String> {
+        let folder = self.kubectl.parent().context("kubectl is in no folder")?.display();
+        let mut command = Command::new("bash");
+        command.env("KUBECONFIG", self.kubeconfig()).env("FOLDER", folder.to_string());
+        command.args(["-c", &format!("PATH=$FOLDER:$PATH\n{typed}")]).current_dir(lab::root());
+        printed(typed, lab::run(command, None).await?)
+    }
+
     /// Runs kubectl, which is to be refused, and returns with which words.
     pub async fn refused(&self, arguments: &[&str], input: Option<&str>) -> Result<String> {
         let output = self.kubectl_with(arguments, input).await?;

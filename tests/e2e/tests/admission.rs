@@ -243,6 +243,37 @@ fn deleting_a_ban_with_its_dependents_or_without_ends() {
 }
 
 #[test]
+fn the_documented_command_releases_the_bans_that_are_being_deleted_and_no_others() {
+    on_an_api_server(async |server: &ApiServer| {
+        let docs = std::fs::read_to_string(ip_sentry_e2e::lab::root().join("docs/troubleshooting.md"))?;
+        let (_, section) = docs.split_once("## A ban that will not go").context("no such section")?;
+        let command = section.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next());
+        let names = ["203.0.113.132", "203.0.113.133"];
+        for name in names {
+            let ban = format!(
+                "{{apiVersion: ipsentry.dev/v1alpha1, kind: IPBan, metadata: {{name: {name}, \
+                 labels: {{app.kubernetes.io/managed-by: ip-sentry}}, finalizers: [ipsentry.dev/ttl]}}, \
+                 spec: {{cidr: {name}/32, origin: Detected, expiresAt: \"2099-01-01T00:00:00Z\", \
+                 policyRef: {{namespace: shop, name: public}}}}}}"
+            );
+            let create = ["create", "--field-manager=ip-sentry", OPERATOR, "-f-"];
+            printed("the operator", server.kubectl_with(&create, Some(&ban)).await?)?;
+        }
+        server.kubectl(&["delete", "bans", names[0], "--wait=false"]).await?;
+        // The second time there is none.
+        for _ in 0..2 {
+            server.shell(command.context("no command")?).await?;
+            let path = "--output=jsonpath={range .items[*]}{.metadata.name} {.metadata.finalizers[*]}{end}";
+            let left = server.kubectl(&["get", "bans", path]).await?;
+            ensure!(left == "203.0.113.133 ipsentry.dev/ttl", "{left}");
+        }
+        server.kubectl(&["delete", "bans", names[1], "--wait=false"]).await?;
+        server.shell(command.context("no command")?).await?;
+        Ok(())
+    });
+}
+
+#[test]
 fn what_a_node_owns_goes_with_it() {
     on_an_api_server(async |server: &ApiServer| {
         let node = "{apiVersion: v1, kind: Node, metadata: {name: n3}}";
@@ -293,14 +324,20 @@ fn a_quota_counts_policies() {
     on_an_api_server(async |server: &ApiServer| {
         let quota = "{apiVersion: v1, kind: ResourceQuota, metadata: {name: case}, \
                      spec: {hard: {count/probepolicies.ipsentry.dev: 0}}}";
-        printed("a quota", server.kubectl_with(&["create", "-f-"], Some(quota)).await?)?;
         let policy = "{apiVersion: ipsentry.dev/v1alpha1, kind: ProbePolicy, metadata: {name: case}, \
                       spec: {podSelector: {}, mode: Shadow}}";
-        // Until the quota has been counted it refuses everything, in other words.
-        let refused = eventually(LONG, "the quota is in force", async || {
-            let refused = server.refused(&["create", "--dry-run=server", "-f-"], Some(policy)).await?;
-            ensure!(refused.contains("exceeded quota: case"), "{refused}");
-            Ok(())
+        // The controller of quotas looks for new kinds every 30 s. What a quota says of a kind that it did not know
+        // it counts 5 minutes later, or when the quota is written anew. Until then everything is refused, in other
+        // words.
+        let refused = eventually(LONG, "a quota is in force", async || {
+            server.kubectl(&["delete", "resourcequota", "case", "--ignore-not-found"]).await?;
+            printed("a quota", server.kubectl_with(&["create", "-f-"], Some(quota)).await?)?;
+            eventually(Duration::from_secs(5), "it is counted", async || {
+                let refused = server.refused(&["create", "--dry-run=server", "-f-"], Some(policy)).await?;
+                ensure!(refused.contains("exceeded quota: case"), "{refused}");
+                Ok(())
+            })
+            .await
         })
         .await;
         server.kubectl(&["delete", "resourcequota", "case"]).await?;

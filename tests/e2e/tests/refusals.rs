@@ -134,6 +134,7 @@ fn each_refusal_is_known_for_what_it_is_and_passes_with_its_cause() {
         .await?;
         let passing = [
             Cause::AdmissionStarting,
+            Cause::KindMissing,
             Cause::Unreachable,
             Cause::ProtectedNetworksUnknown,
             Cause::MissingRights,
