@@ -287,17 +287,23 @@ fn blame(error: RecordError, line: &[u8]) -> RecordError {
     }
 }
 
-/// Whether a message of nginx may hold line breaks that a client sent.
+/// Which of the lines after a message of nginx may be a part of it: it may hold line breaks that a client sent.
 ///
 /// nginx writes the paths of files, user names and what programs tell it as they are, decoded and between quotes, before
 /// it says whose request it was (`ngx_log_error_core`, 1.28). What it quotes behind that (`request`, `host`, `referrer`)
 /// is what came over the wire, where a line break ends the field. A message that looks complete proves nothing: a client
 /// can write its end, too. One that names no connection (`7#7: *1 `) has nothing from a client.
-pub(super) fn quotes_a_client(message: &[u8]) -> bool {
-    let Some(connection) = memmem::find(message, b": *") else { return false };
-    let said = &message[connection..];
+pub(super) fn doubt_after_message(message: &[u8]) -> Option<Doubt> {
+    let (_, said) = split_once(message, b": *")?;
     let before = memmem::find(said, b", client: ").map_or(said, |end| &said[..end]);
-    memchr(b'"', before).is_some()
+    memchr(b'"', before)?;
+    let is_of_user = split_once(said, b" ").is_some_and(|(_, text)| text.starts_with(b"user \""));
+    Some(if is_of_user { Doubt::WithoutColon } else { Doubt::All })
+}
+
+fn split_once<'a>(text: &'a [u8], by: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let at = memmem::find(text, by)?;
+    Some((&text[..at], &text[at + by.len()..]))
 }
 
 /// Whether it begins as the lines of nginx's error log do: `2026/03/20 10:00:00 [notice] `.

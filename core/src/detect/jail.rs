@@ -9,7 +9,7 @@ use super::{
     counters::Counters,
     decision::Verdict,
     forgiven::Pardons,
-    format::{Format, quotes_a_client},
+    format::{Format, doubt_after_message},
     policy::Policy,
     record::RecordError,
     samples::{self, printable},
@@ -215,8 +215,10 @@ fn read_line(
         return read_with_care(format, tally, trail, at, line, protected, is_banned);
     }
     let parsed = format.parse(line);
-    if matches!(parsed, Err(RecordError::Message)) && quotes_a_client(line) {
-        trail.was_message(at);
+    if matches!(parsed, Err(RecordError::Message))
+        && let Some(doubt) = doubt_after_message(line)
+    {
+        trail.was_message(at, doubt);
     }
     tally.take_in(&parsed, at, line, protected, is_banned)
 }
@@ -237,13 +239,15 @@ fn read_with_care(
     let (parsed, is_beginning) = format.read(line);
     let client = |record| tally.rules.client(record, protected).ok().map(|client| client.address);
     let client = parsed.as_ref().ok().and_then(client);
-    let in_doubt = parsed.as_ref().ok().and_then(|_| trail.doubts(at, is_beginning, client));
+    let in_doubt = parsed.as_ref().ok().and_then(|_| trail.doubts(at, line, is_beginning, client));
     if let Some(doubt) = doubt {
         tally.counters.long_lines += 1;
         trail.was_long(at, doubt, client.filter(|_| in_doubt.is_none()));
     }
-    if matches!(parsed, Err(RecordError::Message)) && quotes_a_client(line) {
-        trail.was_message(at);
+    if matches!(parsed, Err(RecordError::Message))
+        && let Some(doubt) = doubt_after_message(line)
+    {
+        trail.was_message(at, doubt);
     }
     tally.counters.beginnings += u64::from(is_beginning && in_doubt.is_none());
     let parsed = in_doubt.map_or(parsed, Err);

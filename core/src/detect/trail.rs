@@ -30,10 +30,20 @@ const REACH: SignedDuration = SignedDuration::from_secs(1);
 pub(super) enum Doubt {
     /// Those that are long again, and of which no more than the beginning is read.
     Beginnings,
+    /// Those that have no colon: a user's name can't have one.
+    WithoutColon,
     /// The next one that reads.
     Next,
     /// All.
     All,
+}
+
+impl Doubt {
+    /// What is in doubt for either reason, and perhaps more.
+    fn and(self, other: Self) -> Self {
+        let is_of_lines = self == Self::WithoutColon || other == Self::WithoutColon;
+        if is_of_lines && self != other { Self::All } else { self.max(other) }
+    }
 }
 
 /// What one log's latest line means for the next.
@@ -76,6 +86,7 @@ impl Trail {
     pub(super) fn doubts(
         &mut self,
         at: Option<Timestamp>,
+        line: &[u8],
         is_beginning: bool,
         client: Option<IpAddr>,
     ) -> Option<RecordError> {
@@ -87,11 +98,12 @@ impl Trail {
         let is_own = client.is_some() && client == after.client;
         let is_in_doubt = match after.doubt {
             Doubt::Beginnings => is_beginning && !is_own,
+            Doubt::WithoutColon if self.is_stamped => !line.contains(&b':'),
             Doubt::Next => {
                 self.after = None;
                 !is_own
             }
-            Doubt::All => {
+            Doubt::WithoutColon | Doubt::All => {
                 if !self.is_stamped {
                     self.after = None;
                 }
@@ -108,14 +120,14 @@ impl Trail {
 
     /// A message has come that quotes a client.
     #[cold]
-    pub(super) fn was_message(&mut self, at: Option<Timestamp>) {
-        self.doubt(at, Doubt::All, None, RecordError::Quoted);
+    pub(super) fn was_message(&mut self, at: Option<Timestamp>, doubt: Doubt) {
+        self.doubt(at, doubt, None, RecordError::Quoted);
     }
 
     fn doubt(&mut self, at: Option<Timestamp>, doubt: Doubt, client: Option<IpAddr>, why: RecordError) {
         // Its rest may be in doubt, and that of the one before as well.
         let before = self.after.filter(|after| !self.is_over(*after, at));
-        let doubt = before.map_or(doubt, |before| before.doubt.max(doubt));
+        let doubt = before.map_or(doubt, |before| before.doubt.and(doubt));
         let client = client.filter(|client| before.is_none_or(|before| before.client == Some(*client)));
         self.after = Some(After { at, doubt, client, why });
     }
@@ -157,7 +169,8 @@ mod tests {
         for (doubt, milli, client, is_beginning, expect) in table {
             let mut trail = Trail::stamped();
             trail.was_long(Some(at(0)), doubt, Some(OWN));
-            let got = [0, 0].map(|_| trail.doubts(Some(at(milli)), is_beginning, Some(client)).is_some());
+            let got = [0, 0]
+                .map(|_| trail.doubts(Some(at(milli)), b"a line", is_beginning, Some(client)).is_some());
             assert_eq!(got, expect, "{doubt:?} at {milli}");
         }
     }
@@ -166,7 +179,7 @@ mod tests {
     fn without_the_runtimes_stamps_the_next_line_is_in_doubt_whatever_time_it_names() {
         let mut trail = Trail::default();
         trail.was_long(Some(at(0)), Doubt::All, Some(OWN));
-        let got = [0, 0].map(|_| trail.doubts(Some(at(5_000)), false, Some(OTHER)).is_some());
+        let got = [0, 0].map(|_| trail.doubts(Some(at(5_000)), b"a line", false, Some(OTHER)).is_some());
         assert_eq!(got, [true, false]);
     }
 
@@ -175,20 +188,40 @@ mod tests {
         let mut trail = Trail::stamped();
         trail.was_long(Some(at(0)), Doubt::All, Some(OWN));
         trail.was_long(Some(at(1)), Doubt::Beginnings, Some(OTHER));
-        assert!(trail.doubts(Some(at(2)), false, Some(OTHER)).is_some());
-        assert!(trail.doubts(Some(at(2)), false, Some(OWN)).is_some());
+        assert!(trail.doubts(Some(at(2)), b"a line", false, Some(OTHER)).is_some());
+        assert!(trail.doubts(Some(at(2)), b"a line", false, Some(OWN)).is_some());
     }
 
     #[test]
     fn after_a_message_that_quotes_a_client_everybody_is_in_doubt_for_a_second() {
-        let mut trail = Trail::stamped();
-        trail.was_message(Some(at(0)));
-        for (milli, client, expect) in [
-            (0, OWN, Some(RecordError::Quoted)),
-            (1_000, OTHER, Some(RecordError::Quoted)),
-            (1_001, OTHER, None),
+        #[rustfmt::skip]
+        let table = [
+            // in doubt,            when, the line,       is it
+            (Doubt::All,            0,    "with: colon",  true),
+            (Doubt::All,            1_000, "with: colon", true),
+            (Doubt::All,            1_001, "with: colon", false),
+            (Doubt::WithoutColon,   1_000, "without",     true),
+            (Doubt::WithoutColon,   1_000, "with: colon", false),
+        ];
+        for (doubt, milli, line, expect) in table {
+            for client in [OWN, OTHER] {
+                let mut trail = Trail::stamped();
+                trail.was_message(Some(at(0)), doubt);
+                let why = trail.doubts(Some(at(milli)), line.as_bytes(), false, Some(client));
+                assert_eq!(why, expect.then_some(RecordError::Quoted), "{doubt:?}, {line} at {milli}");
+            }
+        }
+    }
+
+    #[test]
+    fn two_reasons_for_doubt_leave_no_line_out() {
+        for (a, b, expect) in [
+            (Doubt::WithoutColon, Doubt::Next, Doubt::All),
+            (Doubt::Beginnings, Doubt::WithoutColon, Doubt::All),
+            (Doubt::WithoutColon, Doubt::WithoutColon, Doubt::WithoutColon),
+            (Doubt::Beginnings, Doubt::Next, Doubt::Next),
         ] {
-            assert_eq!(trail.doubts(Some(at(milli)), false, Some(client)), expect, "{client} at {milli}");
+            assert_eq!((a.and(b), b.and(a)), (expect, expect), "{a:?}, {b:?}");
         }
     }
 }

@@ -93,8 +93,8 @@ fn list<'a, T: fmt::Display + 'a>(all: impl IntoIterator<Item = &'a T>) -> Strin
     }
 }
 
-/// Which of `bans` end, in whole or in part, as `after` is protected in place of `before`, by the object that says so. `spec` is what people
-/// protect, `facts` what the cluster states.
+/// Which of `bans` end, in whole or in part, as `after` is protected in place of `before`, by the object that says so.
+/// `spec` is what people protect, `facts` what the cluster states.
 #[must_use]
 pub fn lifted<'a>(
     bans: impl IntoIterator<Item = Banned>,
