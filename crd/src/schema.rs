@@ -47,7 +47,7 @@ pub(crate) fn networks(generator: &mut SchemaGenerator, max: u32) -> Schema {
 pub(crate) fn protected(generator: &mut SchemaGenerator) -> Schema {
     let mut items = network(generator);
     let not_too_wide = json!({
-        "rule": "!isCIDR(self) || cidr(self).prefixLength() >= (cidr(self).ip().family() == 4 ? 8 : 16) || cidr('fc00::/7').containsCIDR(self)",
+        "rule": "!isCIDR(self) || cidr(self).prefixLength() >= (cidr(self).ip().family() == 4 ? 8 : 16) || self.matches('^f[cd][0-9a-f]{2}:.*/([7-9]|1[0-5])$')",
         "message": "wider than /8 (IPv4) or /16 (IPv6), which would switch most bans off: write your own networks; to let everybody in for a while set spec.pausedUntil, to ban nobody set mode: Shadow in the policies",
     });
     add_rules(&mut items, [not_too_wide]);
