@@ -287,6 +287,10 @@ fn blame(error: RecordError, line: &[u8]) -> RecordError {
     }
 }
 
+/// How messages begin in which nginx quotes a name from its own configuration and nothing else.
+const QUOTES_ITS_CONFIGURATION: [&[u8]; 4] =
+    [b"limiting requests", b"limiting connections", b"delaying request", b"using uninitialized"];
+
 /// Which of the lines after a message of nginx may be a part of it: it may hold line breaks that a client sent.
 ///
 /// nginx writes the paths of files, user names and what programs tell it as they are, decoded and between quotes, before
@@ -294,11 +298,14 @@ fn blame(error: RecordError, line: &[u8]) -> RecordError {
 /// is what came over the wire, where a line break ends the field. A message that looks complete proves nothing: a client
 /// can write its end, too. One that names no connection (`7#7: *1 `) has nothing from a client.
 pub(super) fn doubt_after_message(message: &[u8]) -> Option<Doubt> {
-    let (_, said) = split_once(message, b": *")?;
+    let (_, after) = split_once(message, b": *")?;
+    let (_, said) = split_once(after, b" ")?;
     let before = memmem::find(said, b", client: ").map_or(said, |end| &said[..end]);
     memchr(b'"', before)?;
-    let is_of_user = split_once(said, b" ").is_some_and(|(_, text)| text.starts_with(b"user \""));
-    Some(if is_of_user { Doubt::WithoutColon } else { Doubt::All })
+    if QUOTES_ITS_CONFIGURATION.iter().any(|begin| said.starts_with(begin)) {
+        return None;
+    }
+    Some(if said.starts_with(b"user \"") { Doubt::WithoutColon } else { Doubt::All })
 }
 
 fn split_once<'a>(text: &'a [u8], by: &[u8]) -> Option<(&'a [u8], &'a [u8])> {

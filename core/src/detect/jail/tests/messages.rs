@@ -109,7 +109,7 @@ fn messages_about_no_connection_leave_all_lines_counted() {
 }
 
 #[test]
-fn messages_that_quote_a_request_only_as_it_came_leave_all_lines_counted() {
+fn messages_that_quote_a_request_only_as_it_came_or_the_configuration_leave_all_lines_counted() {
     let end = r#"client: 203.0.113.7, server: , request: "GET /.env HTTP/1.1", upstream: "http://10.0.0.1:80/.env", host: "h""#;
     let mut jail = jail(&PolicyDraft::default());
     let mut trail = Trail::stamped();
@@ -118,6 +118,10 @@ fn messages_that_quote_a_request_only_as_it_came_leave_all_lines_counted() {
         "upstream timed out (110: Connection timed out) while reading response header from upstream",
         "access forbidden by rule",
         "no live upstreams while connecting to upstream",
+        r#"limiting requests, excess: 1.000 by zone "logins""#,
+        r#"limiting connections by zone "addresses""#,
+        r#"delaying request, excess: 0.500, by zone "logins""#,
+        r#"using uninitialized "target" variable"#,
     ] {
         let message = format!("2026/11/22 10:00:00 [error] 7#7: *1 {what}, {end}\n");
         let request = format!(r#"{VICTIM} - - {TIME} "GET / HTTP/1.1" 502 153 "-" "x""#);
