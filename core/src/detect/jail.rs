@@ -215,12 +215,18 @@ fn read_line(
         return read_with_care(format, tally, trail, at, line, protected, is_banned);
     }
     let parsed = format.parse(line);
-    if matches!(parsed, Err(RecordError::Message))
-        && let Some(doubt) = doubt_after_message(line)
-    {
-        trail.was_message(at, doubt);
+    if matches!(parsed, Err(RecordError::Message)) {
+        hear_message(trail, at, line);
     }
     tally.take_in(&parsed, at, line, protected, is_banned)
+}
+
+/// Lets a message of nginx say what it means for the lines after it.
+#[cold]
+fn hear_message(trail: &mut Trail, at: Option<Timestamp>, message: &[u8]) {
+    if let Some(doubt) = doubt_after_message(message) {
+        trail.was_message(at, doubt);
+    }
 }
 
 /// Takes in a line that is long, or that may be the rest of one.
@@ -244,10 +250,8 @@ fn read_with_care(
         tally.counters.long_lines += 1;
         trail.was_long(at, doubt, client.filter(|_| in_doubt.is_none()));
     }
-    if matches!(parsed, Err(RecordError::Message))
-        && let Some(doubt) = doubt_after_message(line)
-    {
-        trail.was_message(at, doubt);
+    if matches!(parsed, Err(RecordError::Message)) {
+        hear_message(trail, at, line);
     }
     tally.counters.beginnings += u64::from(is_beginning && in_doubt.is_none());
     let parsed = in_doubt.map_or(parsed, Err);

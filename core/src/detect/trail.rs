@@ -119,7 +119,6 @@ impl Trail {
     }
 
     /// A message has come that quotes a client.
-    #[cold]
     pub(super) fn was_message(&mut self, at: Option<Timestamp>, doubt: Doubt) {
         self.doubt(at, doubt, None, RecordError::Quoted);
     }
