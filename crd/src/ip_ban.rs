@@ -128,8 +128,7 @@ pub struct IPBanSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy_ref: Option<PolicyRef>,
     /// The number of this ban among those of its source, from 1: one more than those, over all policies, that ended
-    /// within the
-    /// memory of the policy's escalation, or without one that are remembered. Detected bans only.
+    /// within the memory of the policy's escalation, or without one that are remembered. Detected bans only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "offence")]
     pub offence: Option<i32>,
@@ -233,8 +232,8 @@ pub struct IPBanStatus {
     pub enforced: String,
     /// `Enforced=False` with reason `Expired` (it ran out and, not being the operator's own, was left for its
     /// author to delete), `Protected` (protected networks cover all of it; of a ban made by hand
-    /// that they cover in part, the rest is dropped, and one by the operator is deleted) or `Deleting` (it was deleted, and
-    /// something keeps the object). Absent while the ban is enforced.
+    /// that they cover in part, the rest is dropped, and one by the operator is deleted) or `Deleting` (it was
+    /// deleted, and something keeps the object). Absent while the ban is enforced.
     #[serde(default)]
     #[schemars(schema_with = "condition::schema")]
     pub conditions: Vec<Condition>,

@@ -1,5 +1,5 @@
-//! What the agents report about their nodes: the leader marks the `NodeFirewall` of one that has fallen silent, and
-//! keeps which nodes may let the banned through, for the policies' conditions.
+//! What the agents report about their nodes: the leader marks the `NodeFirewall` of a node whose agent has stopped
+//! reporting, and tells the policies' conditions which nodes may let banned sources through.
 
 mod silence;
 

@@ -58,7 +58,7 @@ impl Budget {
 /// `/sys/fs/cgroup`.
 #[must_use]
 pub fn limit(cgroups: &Path, set: Option<u64>) -> u64 {
-    // cgroup v2, then v1. Where there is no limit, v1 gives a number larger than any memory.
+    // cgroup v2, then v1. Without a limit, v1 reports a number far above the memory of any machine.
     let files = ["memory.max", "memory/memory.limit_in_bytes"];
     let told =
         files.iter().filter_map(|file| fs::read_to_string(cgroups.join(file)).ok()?.trim().parse().ok());

@@ -11,14 +11,14 @@ mod prefix;
 mod presets;
 mod steps;
 
+use memchr::{memchr, memmem};
+
 pub use self::{
     fields::{Field, Fields},
     json::JsonPointerError,
     line_regex::LineRegexError,
     presets::Preset,
 };
-use memchr::{memchr, memmem};
-
 use self::{
     json::JsonLines,
     line_regex::LineRegex,

@@ -20,8 +20,8 @@ pub struct ProbePolicyStatus {
     /// `Degraded`; its message names each. In mode Shadow what is said of bans leaves it alone.
     /// `Accepted`: the policy as written is in force. `ResolvedRefs`: its targets exist and have pods.
     /// `LogsStreaming`: their logs can be read. `LogsParsed`: the lines have the policy's format.
-    /// `LinesWhole`: no line was left out because it came right after a line of 16 KiB or more, or after a message of nginx that quotes a
-    /// client, and may be a part of it.
+    /// `LinesWhole`: no line was left out because it came right after a line of 16 KiB or more, or after a message of
+    /// nginx that quotes a client, and may be a part of it.
     /// `ClocksAgree`: the clocks of the nodes agree with the operator's.
     /// `WindowComplete`: every hit of the last window was seen; not so for a while where a log did not go back
     /// that far when the operator began to read it, the policy came to a log that was read already, or its window

@@ -103,8 +103,9 @@ fn last_heartbeat(firewall: &NodeFirewall) -> Option<Timestamp> {
     Some(firewall.status.as_ref()?.last_heartbeat.as_ref()?.0)
 }
 
-/// How old a heartbeat is at most that was not there when the leader last looked. What it says of itself counts for a
-/// leader that has just started, and never as less than nothing.
+/// The age of a heartbeat that the leader sees for the first time: by its own time stamp, but no more than the time since
+/// the last round, in which it was not there. A time stamp in the future makes the age zero. A leader that has just
+/// started has nothing but the time stamp.
 fn age(said: Timestamp, at: Timestamp, now: Instant, looked: Option<Instant>) -> Duration {
     let stated = at.duration_since(said).max(SignedDuration::ZERO).unsigned_abs();
     looked.map_or(stated, |looked| stated.min(now.saturating_duration_since(looked)))

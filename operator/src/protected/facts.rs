@@ -57,7 +57,7 @@ pub enum Basis {
     Asked,
     /// Somebody asked for this address and a Gateway's status repeats it, but no load balancer has it.
     Unconfirmed,
-    /// A node states this address after as many others as count of one node.
+    /// A node states this address after the 16 that count.
     Surplus,
 }
 
@@ -148,7 +148,8 @@ fn of_node<'a>(node: &'a Node, facts: &mut Vec<Fact<'a>>) {
     let by = Stater::of("Node", &node.metadata);
     let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
     let addresses = addresses.filter(|one| matches!(one.type_.as_str(), "InternalIP" | "ExternalIP"));
-    // What is no address has a place, too: so admission counts the same without reading each exactly as is done here.
+    // An entry that is not an address is counted as well: so the admission policy counts the same 16 entries, although it
+    // parses addresses in another way.
     facts.extend(addresses.enumerate().filter_map(|(place, one)| {
         let basis = if place < MOST_OF_NODE { Basis::Host } else { Basis::Surplus };
         Some(Fact { network: Network::host(address(&one.address)?), basis, by })
@@ -318,7 +319,7 @@ mod tests {
     #[test]
     fn a_node_states_what_the_first_sixteen_places_of_its_status_hold() {
         let numbered = (1..=15).map(|n| format!("198.51.100.{}", 100 - n));
-        // Neither a name nor what is no address of a packet makes room for another.
+        // A host name is not counted; an entry that is not an address is.
         let addresses = numbered.chain(["none".into(), "203.0.113.1".into(), "203.0.113.2".into()]);
         let mut addresses: Vec<Value> =
             addresses.map(|address| json!({"type": "ExternalIP", "address": address})).collect();

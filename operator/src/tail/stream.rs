@@ -121,7 +121,7 @@ pub(super) enum Edge {
     Last,
 }
 
-/// The stamp of such a line; `Some(None)` when there is no line, `None` when the request failed.
+/// The time stamp of the line at that edge: `None` when the request failed, `Some(None)` when the log is empty.
 pub(super) async fn edge_stamp(
     client: &Client,
     container: &Container,

@@ -128,7 +128,7 @@ impl Operated {
         Some(condition.reason)
     }
 
-    /// A node, and what its kubelet says of it.
+    /// Creates a node with these addresses in its status.
     async fn node(&self, name: &str, addresses: &[String]) {
         let nodes: Api<Node> = Api::all(self.client.clone());
         create(&nodes, json!({"metadata": {"name": name}})).await;

@@ -62,7 +62,7 @@ async fn an_api_server_that_was_away_for_30_s_finds_all_bans_made_and_ended_with
     expect.push("198.51.100.2".into());
     // That takes the API server up to half a minute, and longer where the machine is busy.
     let admitting = cluster.until_bans_are_admitted().await;
-    let took = cluster.until_banned(&expect, Duration::from_secs(30)).await;
+    let took = cluster.until_banned(&expect, SOON).await;
     println!(
         "the API server admitted bans after {admitting:?}, 51 sources were banned and one let go {took:?} later"
     );

@@ -326,9 +326,8 @@ fn a_quota_counts_policies() {
                      spec: {hard: {count/probepolicies.ipsentry.dev: 0}}}";
         let policy = "{apiVersion: ipsentry.dev/v1alpha1, kind: ProbePolicy, metadata: {name: case}, \
                       spec: {podSelector: {}, mode: Shadow}}";
-        // The controller of quotas looks for new kinds every 30 s. What a quota says of a kind that it did not know
-        // it counts 5 minutes later, or when the quota is written anew. Until then everything is refused, in other
-        // words.
+        // The quota controller discovers new kinds every 30 s. A quota that was written before is counted up to 5
+        // minutes later, or when it is created again. Until then every policy is refused with another message.
         let refused = eventually(LONG, "a quota is in force", async || {
             server.kubectl(&["delete", "resourcequota", "case", "--ignore-not-found"]).await?;
             printed("a quota", server.kubectl_with(&["create", "-f-"], Some(quota)).await?)?;

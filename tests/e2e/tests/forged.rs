@@ -4,7 +4,7 @@
 //! `LAB_FEATURE_GATES=PodLogsQuerySplitStreams=true tests/e2e/cluster/cluster.sh up` makes a cluster where standard
 //! output can be read alone; the test knows by itself which kind it meets.
 
-use std::{fmt::Write as _, time::Duration};
+use std::fmt::Write as _;
 
 use anyhow::{Result, ensure};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
@@ -15,6 +15,7 @@ use ip_sentry_e2e::{
     node::Node,
     scenario::{LONG, SOON, Scenario, shared},
 };
+use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 /// The predecessor's default: nobody knows of an expression what the rest of a line may be read as.
@@ -141,13 +142,22 @@ fn nobody_is_banned_for_what_another_writes_into_the_messages_of_nginx() {
             ensure!(answer.starts_with(b"HTTP/1.1 40"), "{}", String::from_utf8_lossy(&answer));
         }
         let is_forged = |line: &str| line.starts_with(&format!("{name} - - [x]"));
-        gateway.logged(scenario, Node::One, is_forged).await?;
-        let log = gateway.log(scenario, Node::One).await?;
-        let count = log.iter().filter(|(_, line)| is_forged(line)).count();
-        ensure!(count == 6, "nginx wrote {count} lines in the victim's name: {log:?}");
+        let last = eventually(SOON, "nginx has written all six lines in the victim's name", async || {
+            let log = gateway.log(scenario, Node::One).await?;
+            let stamps: Vec<Timestamp> =
+                log.iter().filter(|(_, line)| is_forged(line)).map(|(stamp, _)| *stamp).collect();
+            ensure!(stamps.len() == 6, "{} of them in {log:?}", stamps.len());
+            Ok(stamps[5])
+        })
+        .await?;
 
         // Who comes when the second is over is counted.
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        eventually(SOON, "the second is over", async || {
+            let passed = Timestamp::now().duration_since(last);
+            ensure!(passed > SignedDuration::from_millis(1_100), "{passed:#} have passed");
+            Ok(())
+        })
+        .await?;
         gateway.judged(scenario, "/.env").await?;
         let found = scenario.detected().await?;
         ensure!(!found.contains(&name), "the victim is banned: {found:?}");

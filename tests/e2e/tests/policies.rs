@@ -77,7 +77,7 @@ fn a_target_that_does_not_exist_is_named_and_found_when_it_comes() {
         let gateway = scenario.gateway_on(Node::One).await?;
         scenario.condition("early", "ResolvedRefs", generation, "True ").await?;
         scenario.condition("early", "LogsStreaming", generation, "True ").await?;
-        scenario.condition("early", "Ready", generation, "True ").await?;
+        scenario.condition("early", "Ready", generation, "True Enforcing ").await?;
         gateway.judged(scenario, "/.env").await.map(drop)
     });
 }
